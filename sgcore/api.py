@@ -1,0 +1,275 @@
+"""Every class that a plugin implements, and nothing else.
+
+A *driver* is found by a name that is already known (an architecture, a flag) and imported only then. This module
+imports torch for its annotations alone, so that the launcher can read it without one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+    from sgcore.cache.pool import KVPool
+    from sgcore.kernels import Kernels
+    from sgcore.plugins.plan import Plan
+    from sgcore.runner.batch import ForwardBatch
+
+HfConfig = Mapping[str, Any]
+"""`config.json` as a read-only mapping, with nested mappings for nested parts."""
+
+
+@dataclass(frozen=True)
+class PlatformOffer:
+    """A device that is present, found without initialising it."""
+
+    name: str
+    """The platform driver's entry point name."""
+    description: str
+    is_fallback: bool = False
+    """True for a platform that is always there; it yields to any other offer."""
+
+
+@dataclass(frozen=True)
+class ModelTraits:
+    """What the core may ask of a model before it is built."""
+
+    task: str = "generate"
+    attention: str = "full"
+    modalities: tuple[str, ...] = ("text",)
+    is_moe: bool = False
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """The cache that one attention layer needs. `window` tokens are visible behind each token; None: all of them."""
+
+    kv_heads: int
+    head_dim: int
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """One entry a layer, in the order of `Attention.index`."""
+
+    layers: tuple[LayerCache, ...]
+
+    def token_bytes(self, element_bytes: int) -> int:
+        """Bytes that one token takes over all layers, keys and values."""
+        return sum(2 * layer.kv_heads * layer.head_dim * element_bytes for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Device memory in bytes."""
+
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """How a backend wants the pool: tokens a page. Tensors are (pages, page_tokens, kv_heads, head_dim)."""
+
+    page_tokens: int = 16
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a model's layers need to build themselves. A model passes it on and reads nothing of it but `kernels`."""
+
+    kernels: Kernels
+    dtype: torch.dtype
+    device: torch.device
+    scheme: QuantScheme | None = None
+    attention: AttentionBackend | None = None
+
+
+class Model(ABC):
+    """A model architecture. A driver also derives from `torch.nn.Module`.
+
+    The entry point's name (group `sgcore.models`) is `architectures[0]` of `config.json`.
+    """
+
+    packed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Fused parameter -> the checkpoint's names of its parts: `{"qkv_proj": ("q_proj", "k_proj", "v_proj")}`."""
+
+    @classmethod
+    def traits(cls, hf_config: HfConfig) -> ModelTraits:
+        """What this architecture is with this configuration. Must not build anything."""
+        return ModelTraits()
+
+    @abstractmethod
+    def __init__(self, hf_config: HfConfig, build: Build) -> None:
+        """Build the layers with uninitialised parameters on `build.device`."""
+
+    @abstractmethod
+    def cache_spec(self) -> CacheSpec:
+        """The cache of each attention layer."""
+
+    @abstractmethod
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Hidden states (tokens, hidden) after the final norm, for `batch.input_ids` (tokens,) int64."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(rows, hidden) -> (rows, vocabulary)."""
+
+    def rename(self, name: str) -> str | None:
+        """The model's parameter name for a checkpoint's tensor name; None: the tensor is not wanted."""
+        return name
+
+
+class AttentionBackend(ABC):
+    """Attention over the paged cache (group `sgcore.attention`, name is `--attention-backend`)."""
+
+    layout: ClassVar[PageLayout] = PageLayout()
+
+    @abstractmethod
+    def __init__(self, pool: KVPool, kernels: Kernels) -> None: ...
+
+    @abstractmethod
+    def plan(self, batch: ForwardBatch) -> None:
+        """Host work of a step, once, before the layers: index tensors, masks. Stored on `batch.attention`."""
+
+    @abstractmethod
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: int, scale: float, window: int | None, batch: ForwardBatch
+    ) -> Tensor:
+        """Write k, v (tokens, kv_heads, head_dim) into the pool and attend with q (tokens, heads, head_dim).
+
+        Returns (tokens, heads, head_dim). Tokens of a row attend to the row's earlier tokens and themselves.
+        """
+
+
+class Platform(ABC):
+    """A kind of device (group `sgcore.platforms`, name is `--platform`)."""
+
+    name: ClassVar[str]
+    device_type: ClassVar[str]
+    """torch's word for the device."""
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    """What it computes well, best first: the first is the default where a checkpoint's own type is not in the list."""
+    default_attention: ClassVar[str]
+    memory_share: ClassVar[float] = 0.85
+    """Share of the memory for weights and cache, unless `--mem-fraction-static` says otherwise."""
+
+    @abstractmethod
+    def initialise(self, rank: int) -> torch.device:
+        """Make the device ready in this process: threads, context, streams."""
+
+    @abstractmethod
+    def memory(self) -> Memory: ...
+
+    @abstractmethod
+    def kernels(self) -> Kernels:
+        """The device's overrides of the reference kernels."""
+
+    def create_runner(self, plan: Plan) -> Runner:
+        """The object that computes steps on this device."""
+        from sgcore.runner.runner import ModelRunner
+
+        return ModelRunner(plan, self)
+
+
+class Runner(ABC):
+    """Computes the steps that the scheduler plans."""
+
+    page_tokens: int
+    vocab_size: int
+
+    @abstractmethod
+    def load(self, report: StartReport) -> None:
+        """Weights on the device, memory measured and the pool allocated; raises `LaunchError` if it can't fit."""
+
+    @property
+    @abstractmethod
+    def pages(self) -> int:
+        """Pages in the pool."""
+
+    @abstractmethod
+    def execute(self, step: Any) -> Any:
+        """Compute one `StepPlan`; returns a `StepResult`."""
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+
+
+@dataclass
+class StartReport:
+    """Rows of the table printed at start: what, and how much or how long."""
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, what: str, value: str) -> None:
+        self.rows.append((what, value))
+
+
+class LinearMethod(ABC):
+    """How one linear layer stores and multiplies its weight."""
+
+    @abstractmethod
+    def create(self, layer: torch.nn.Module, in_features: int, out_features: Sequence[int]) -> None:
+        """Register the parameters; `out_features` has one entry for each fused part."""
+
+    def finish(self, layer: torch.nn.Module) -> None:
+        """After loading: repack for the device."""
+        return None
+
+    @abstractmethod
+    def apply(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(tokens, in) -> (tokens, out)."""
+
+
+class QuantScheme(ABC):
+    """A quantization method (group `sgcore.quantization`, name is `quant_method` or `--quantization`)."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, quantization_config: Mapping[str, Any]) -> QuantScheme: ...
+
+    @abstractmethod
+    def linear(self, layer_name: str) -> LinearMethod | None:
+        """The method for this layer; None: not quantised."""
+
+
+class WeightSource(ABC):
+    """A checkpoint on disk (group `sgcore.weights`, name is `--load-format`).
+
+    Knows a file format: the configuration, the tensors and, where the format carries it, the tokenizer.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """File endings that this source reads, lower case."""
+
+    @abstractmethod
+    def __init__(self, path: Path) -> None:
+        """Open lazily. Raises `LaunchError` for a path that it can't read."""
+
+    @abstractmethod
+    def hf_config(self) -> dict[str, Any]:
+        """The model's configuration in Hugging Face's words, `architectures` included."""
+
+    def generation_config(self) -> dict[str, Any]:
+        """Sampling defaults and end tokens in Hugging Face's words; empty where there are none."""
+        return {}
+
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """A `transformers.PreTrainedTokenizerBase`, chat template included."""
+
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Names (Hugging Face's, for the architecture) and host tensors, one at a time."""
+
+    def tensor_count(self) -> int | None:
+        """How many tensors `tensors` yields, for the progress bar."""
+        return None

@@ -1,0 +1,99 @@
+"""The command `sgcore`: parse, call, and say what went wrong in one line.
+
+Each command's module is imported only when it is asked for; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from sgcore import __version__
+from sgcore.errors import LaunchError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+COMMANDS = {
+    "serve": ("sgcore.cli_serve", "Serve a model over HTTP."),
+    "chat": ("sgcore.chat", "Chat with a running server in the terminal."),
+    "bench": ("sgcore.benchmark", "Measure a running server."),
+    "plugins": ("sgcore.cli_plugins", "List the installed plugins, or check that each loads."),
+    "doctor": ("sgcore.cli_doctor", "Show what is installed, what is disabled and why, and what a model would run on."),
+}
+"""Command -> the module that has it, and its help line."""
+FORWARDED = "bench"
+"""The command that parses its own arguments, with `main(argv) -> int`; the others have `command(words)`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for a wrong command line, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    is_debugging = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _run(words)
+    except LaunchError as error:
+        return _refuse(str(error), error.hint, error.exit_code, is_debugging)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        hint = "" if is_debugging else "this is a bug in sgcore or in a plugin; --debug shows where"
+        return _refuse(f"{type(error).__name__}: {error}", hint, 1, is_debugging)
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == [FORWARDED]:
+        forward: Callable[[list[str]], int | None] = import_module(COMMANDS[FORWARDED][0]).main
+        return forward(words[1:]) or 0
+    from cyclopts import CycloptsError
+
+    app = _app(words)
+    try:
+        command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        known = f"{words[0]} " if words[0] in COMMANDS else ""
+        raise LaunchError(str(error).strip(), f"see `sgcore {known}--help`", exit_code=2) from error
+    return command(*bound.args, **bound.kwargs) or 0
+
+
+def _app(words: Sequence[str]) -> App:
+    """The command line, with the module of the command that is asked for; the others show their help line alone."""
+    from cyclopts import App
+
+    app = App(
+        name="sgcore",
+        help="Serve language models from a small core in which everything with a name is a plugin.",
+        help_epilogue="`--debug` shows the traceback of an error.",
+        version=__version__,
+    )
+    for name, (module, line) in COMMANDS.items():
+        if [name] == words[:1]:
+            app.command(import_module(module).command(words), name=name)
+        else:
+            app.command(_unasked, name=name, help=line)
+    return app
+
+
+def _unasked() -> None:
+    """Stands for a command whose module isn't needed."""
+
+
+def _refuse(message: str, hint: str, exit_code: int, is_debugging: bool) -> int:
+    if is_debugging:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""`sgcore plugins list` and `sgcore plugins check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from sgcore.plugins.installed import Entry, Installed
+
+
+def command(words: Sequence[str]) -> App:
+    """The commands under `sgcore plugins`."""
+    app = App(name="plugins", help="List the installed plugins, or check that each loads.")
+    app.command(list_plugins, name="list")
+    app.command(check_plugins, name="check")
+    return app
+
+
+def list_plugins(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+    """List every installed driver and hook plugin. Imports none of them.
+
+    Parameters
+    ----------
+    as_json
+        Print JSON for programs.
+    """
+    entries = Installed.read().entries
+    if as_json:
+        print(json.dumps([_row(entry) for entry in entries], indent=2))
+        return 0
+    table = [(kind_of(entry), entry.name, entry.provider, entry.requires or "any", _status(entry)) for entry in entries]
+    print_table(("KIND", "NAME", "DISTRIBUTION", "SGCORE", "STATUS"), table)
+    return 0
+
+
+def check_plugins(*, time_limit: float = 120.0) -> int:
+    """Load each driver and hooks module in a process of its own; exit code 1 if any fails.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds that one may take.
+    """
+    from sgcore.plugins.check import check_all
+
+    failed = 0
+    for entry, problem in check_all(Installed.read().entries, time_limit):
+        failed += problem is not None
+        what = f"{kind_of(entry)} {entry.name} ({entry.provider})"
+        print(f"FAIL  {what}: {problem}" if problem else f"ok    {what}", flush=True)
+    return 1 if failed else 0
+
+
+def kind_of(entry: Entry) -> str:
+    """The kind of driver, or `hooks`."""
+    from sgcore.plugins.drivers import KINDS
+    from sgcore.plugins.installed import HOOK_GROUP
+
+    kinds = {kind.group: kind.name for kind in KINDS.values()} | {HOOK_GROUP: "hooks"}
+    return kinds.get(entry.group, entry.group)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print left-aligned columns."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    return {
+        "kind": kind_of(entry),
+        "group": entry.group,
+        "name": entry.name,
+        "target": entry.target,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "requires_sgcore": entry.requires,
+        "compatible": entry.is_compatible,
+    }
+
+
+def _status(entry: Entry) -> str:
+    return "ok" if entry.is_compatible else "not for this sgcore"

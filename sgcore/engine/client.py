@@ -1,0 +1,166 @@
+"""A frontend and its core: in a thread of this process, or in a process of its own over ZeroMQ and msgpack."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import zmq
+
+from sgcore.engine.frontend import Frontend
+from sgcore.engine.messages import Command, Failed, FromCore, ToCore
+from sgcore.plugins.plan import Plan
+
+SHUTDOWN = Command(0, "shutdown")
+
+
+class ThreadChannel:
+    """Messages as objects between two threads."""
+
+    def __init__(self) -> None:
+        self.inbox: queue.SimpleQueue[ToCore] = queue.SimpleQueue()
+        self.frontend: Frontend | None = None
+
+    def receive(self, timeout_s: float) -> Sequence[ToCore]:
+        messages: list[ToCore] = []
+        with contextlib.suppress(queue.Empty):
+            messages.append(self.inbox.get(timeout_s > 0, timeout_s or None))
+            while True:
+                messages.append(self.inbox.get_nowait())
+        return messages
+
+    def send(self, message: FromCore) -> None:
+        assert self.frontend is not None
+        self.frontend.on_message(message)
+
+
+def start_core_thread(plan: Plan) -> Frontend:
+    """A core in a thread of this process, ready to serve."""
+    from sgcore.engine.core import run_core
+
+    channel = ThreadChannel()
+    thread = threading.Thread(target=run_core, args=(plan, channel), name="sgcore-core", daemon=True)
+
+    def close() -> None:
+        channel.inbox.put(SHUTDOWN)
+        thread.join(timeout=30)
+
+    frontend = Frontend(plan, channel.inbox.put, close)
+    channel.frontend = frontend
+    thread.start()
+    frontend.wait_ready()
+    return frontend
+
+
+class SocketChannel:
+    """The core's side of a pair of ipc sockets: typed msgpack, nothing else."""
+
+    def __init__(self, folder: str) -> None:
+        context: zmq.Context[Any] = zmq.Context.instance()
+        self._incoming, self._outgoing = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+        for socket, name in ((self._incoming, "to-core"), (self._outgoing, "from-core")):
+            socket.set_hwm(0)
+            socket.linger = 2000
+            socket.connect(f"ipc://{folder}/{name}")
+        self._decoder = msgspec.msgpack.Decoder(ToCore)
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def receive(self, timeout_s: float) -> Sequence[ToCore]:
+        messages = []
+        if timeout_s == 0 or self._incoming.poll(int(timeout_s * 1000)):
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    messages.append(self._decoder.decode(self._incoming.recv(zmq.NOBLOCK)))
+        return messages
+
+    def send(self, message: FromCore) -> None:
+        self._outgoing.send(self._encoder.encode(message))
+
+    def close(self) -> None:
+        """Wait briefly for the last messages to leave."""
+        self._incoming.close(0)
+        self._outgoing.close(2000)
+        zmq.Context.instance().term()
+
+
+class CoreProcess:
+    """The frontend's side: starts the process, reads its messages in a thread, notices its death."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.folder = tempfile.mkdtemp(prefix="sgcore-")
+        os.chmod(self.folder, 0o700)
+        context: zmq.Context[Any] = zmq.Context.instance()
+        self._outgoing, self._incoming = context.socket(zmq.PUSH), context.socket(zmq.PULL)
+        for socket, name in ((self._outgoing, "to-core"), (self._incoming, "from-core")):
+            socket.set_hwm(0)
+            socket.linger = 0
+            socket.bind(f"ipc://{self.folder}/{name}")
+        self._encoder = msgspec.msgpack.Encoder()
+        self._send_lock = threading.Lock()
+        self._is_closing = False
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sgcore.engine.process", self.folder], stdin=subprocess.PIPE, text=True
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(plan.to_json())
+        self.process.stdin.close()
+        self.frontend = Frontend(plan, self.send, self.close)
+        self._reader = threading.Thread(target=self._read, name="sgcore-receive", daemon=True)
+        self._reader.start()
+
+    def send(self, message: ToCore) -> None:
+        """Encode and send; safe from any thread."""
+        with self._send_lock, contextlib.suppress(zmq.ZMQError):
+            self._outgoing.send(self._encoder.encode(message))
+
+    def _read(self) -> None:
+        decoder = msgspec.msgpack.Decoder(FromCore)
+        while True:
+            if self._incoming.poll(200):
+                self.frontend.on_message(decoder.decode(self._incoming.recv()))
+            elif self.process.poll() is not None:
+                break
+        if not self._is_closing:
+            self.frontend.fail(Failed(describe_exit(self.process.returncode)))
+
+    def close(self) -> None:
+        """Ask the core to end, then insist."""
+        self._is_closing = True
+        if self.process.poll() is None:
+            self.send(SHUTDOWN)
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join(timeout=5)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def describe_exit(code: int) -> str:
+    """What a process's return code says."""
+    if code >= 0:
+        return f"the core process ended with exit code {code}"
+    return f"the core process was killed by {signal.Signals(-code).name}"
+
+
+def start_core_process(plan: Plan, wait: bool = True) -> Frontend:
+    """A core in a process of its own; ready to serve when this returns, unless `wait` is false."""
+    core: Any = CoreProcess(plan)
+    if wait:
+        try:
+            core.frontend.wait_ready()
+        except BaseException:
+            core.close()
+            raise
+    return core.frontend  # type: ignore[no-any-return]

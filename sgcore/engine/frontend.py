@@ -1,0 +1,436 @@
+"""The one way in: text or token ids to the core, tokens back to text, for the engine and the server alike."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import random
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from sgcore.engine.messages import (
+    Abort,
+    Command,
+    Failed,
+    FromCore,
+    Output,
+    Outputs,
+    Ready,
+    Reply,
+    Request,
+    SamplingParams,
+    Stats,
+    ToCore,
+    TokenLogprobs,
+)
+from sgcore.engine.stops import StopStrings
+from sgcore.errors import LaunchError, RequestError
+from sgcore.plugins.plan import Plan
+from sgcore.tokenizer.detokenizer import Detokenizer
+from sgcore.tokenizer.tokenizer import Tokenizer, end_tokens
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and everything asked of it. Exactly one of `text` and `input_ids` is given."""
+
+    sampling: SamplingParams
+    text: str | None = None
+    input_ids: list[int] | None = None
+    rid: str | None = None
+    logprob_start: int = -1
+    """First prompt position whose logprob is wanted; -1: none."""
+    top_logprobs: int = -1
+    """-1: no logprobs; 0: of the sampled token; n: also of the n most probable tokens."""
+    priority: int = 0
+    namespace: str = ""
+    timeout_s: float | None = None
+
+
+@dataclass
+class Generation:
+    """One sequence as it grows; the same object is yielded again after each step that changed it."""
+
+    rid: str
+    index: int
+    """Position among the `n` samples of a prompt."""
+    prompt_ids: list[int]
+    text: str = ""
+    """All text so far: whole characters only, stop string trimmed."""
+    output_ids: list[int] = field(default_factory=list)
+    finish: str | None = None
+    """None while running; `stop`, `length` or `abort`."""
+    matched: int | str | None = None
+    """The stop token or string that ended it."""
+    message: str = ""
+    """Why it was aborted."""
+    status: int = 200
+    """HTTP status that an abort stands for."""
+    cached_tokens: int = 0
+    retractions: int = 0
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """One entry for each of `output_ids`, when asked for."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """One entry for each prompt position from `logprob_start`; the first token of a prompt has None."""
+    created: float = 0.0
+    """`time.monotonic()` of submission."""
+    first_token: float = 0.0
+    finished: float = 0.0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish is not None
+
+
+class Growth:
+    """A generation and what it takes to make it grow: a detokenizer and its stop strings."""
+
+    def __init__(self, generation: Generation, sampling: SamplingParams, tokenizer: Tokenizer | None) -> None:
+        self.generation = generation
+        self._detokenizer = None
+        if tokenizer is not None:
+            skips, spaces = sampling.skip_special_tokens, sampling.spaces_between_special_tokens
+            self._detokenizer = Detokenizer(tokenizer, generation.prompt_ids, skips, spaces)
+        self._stops = StopStrings(sampling.stop, sampling.no_stop_trim)
+        self._stop_ids = () if sampling.no_stop_trim else sampling.stop_token_ids
+
+    def take(self, output: Output) -> bool:
+        """Apply one output; True if a stop string ended the sequence and the core must be told."""
+        generation = self.generation
+        if not generation.output_ids and output.tokens:
+            generation.first_token = time.monotonic()
+        generation.logprobs += output.logprobs
+        generation.prompt_logprobs += output.prompt_logprobs
+        generation.cached_tokens = output.cached_tokens or generation.cached_tokens
+        stopped = self._add_tokens(output)
+        if stopped is not None:
+            self._finish("stop", stopped)
+        elif output.finish is not None:
+            generation.retractions = output.retractions
+            generation.message, generation.status = output.message, output.status
+            self._finish(output.finish, output.matched)
+        return stopped is not None and output.finish is None
+
+    def _add_tokens(self, output: Output) -> str | None:
+        """Append tokens and their text; the stop string if one is complete. The stop token itself shows no text."""
+        generation, is_last = self.generation, output.finish is not None
+        generation.output_ids += output.tokens
+        if self._detokenizer is None:
+            return None
+        shown = output.tokens[:-1] if output.matched is not None else output.tokens
+        if not shown and not is_last:
+            return None
+        text, stopped = self._stops.push(self._detokenizer.push(shown, is_last), is_last)
+        generation.text += text
+        return stopped
+
+    def _finish(self, reason: str, matched: int | str | None) -> None:
+        self.generation.finish, self.generation.matched = reason, matched
+        self.generation.finished = time.monotonic()
+
+
+Deliver = Callable[[list[Output]], None]
+"""Takes outputs for one consumer; called on the thread that receives from the core."""
+
+
+class Frontend:
+    """Tokenises, submits, detokenises, finds stop strings. Thread-safe; one for each core.
+
+    `send` hands a message to the core; whoever receives from the core calls `on_message`.
+    """
+
+    def __init__(self, plan: Plan, send: Callable[[ToCore], None], close: Callable[[], None]) -> None:
+        self.plan = plan
+        self._send, self._close = send, close
+        source = plan.source.load()(plan.path)
+        generation_config = source.generation_config()
+        self.tokenizer: Tokenizer | None = None
+        if not plan.options["skip_tokenizer_init"]:
+            template = plan.options.get("chat_template")
+            text = open_template(template) if template else None
+            self.tokenizer = Tokenizer(load_tokenizer(plan, source), generation_config, text)
+        self.eos_ids = self.tokenizer.eos_ids if self.tokenizer else frozenset(end_tokens(generation_config))
+        uses_model = plan.options["sampling_defaults"] == "model"
+        self.defaults = sampling_defaults(generation_config) if uses_model else {}
+        self.vocab_size = int(plan.hf_config["vocab_size"])
+        self.context_tokens = plan.context_tokens
+        self.max_total_tokens = 0
+        self.report: list[tuple[str, str]] = []
+        self.stats = Stats()
+        self.failure: str | None = None
+        self._ready = threading.Event()
+        self._lock = threading.Lock()
+        self._consumers: dict[str, Deliver] = {}
+        self._calls: dict[int, queue.SimpleQueue[Reply]] = {}
+        self._call_numbers = itertools.count(1)
+        self._random = random.Random(int(plan.options["random_seed"]))
+        self._last_heard = time.monotonic()
+
+    # -- from the core -------------------------------------------------------------------------------------------
+
+    def on_message(self, message: FromCore) -> None:
+        """Take one message of the core, on the receiving thread."""
+        self._last_heard = time.monotonic()
+        if isinstance(message, Outputs):
+            self._deliver(message.items)
+        elif isinstance(message, Stats):
+            self.stats = message
+        elif isinstance(message, Ready):
+            self.report, self.max_total_tokens = message.report, message.max_total_tokens
+            self._ready.set()
+        elif isinstance(message, Reply):
+            self.stats = message.stats or self.stats
+            waiter = self._calls.pop(message.call, None)
+            if waiter is not None:
+                waiter.put(message)
+        else:
+            self.fail(message)
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        """Sort the outputs by consumer and hand each its own, at once."""
+        by_consumer: dict[Deliver, list[Output]] = defaultdict(list)
+        with self._lock:
+            for output in outputs:
+                consumer = self._consumers.get(output.rid)
+                if consumer is not None:
+                    by_consumer[consumer].append(output)
+                    if output.finish is not None:
+                        del self._consumers[output.rid]
+        for consumer, mine in by_consumer.items():
+            consumer(mine)
+
+    def fail(self, failed: Failed) -> None:
+        """The core is gone: end everything that waits for it, with its own words."""
+        if self.failure is not None:
+            return
+        self.failure = failed.message
+        self.hint = failed.detail
+        self._ready.set()
+        with self._lock:
+            rids = list(self._consumers)
+        message = f"the engine core died: {failed.message}"
+        self._deliver([Output(rid, [], "abort", message=message, status=503) for rid in rids])
+        for call in list(self._calls):
+            self.on_message(Reply(call, False, message))
+
+    def wait_ready(self) -> None:
+        """Until the core can serve; raises LaunchError with its reason if it can't."""
+        self._ready.wait()
+        if self.failure is not None:
+            raise LaunchError(self.failure, self.hint)
+
+    def is_alive(self, within_s: float = 10.0) -> bool:
+        """Whether the core's loop turned within so many seconds (a long step counts as turning)."""
+        return self.failure is None and self._ready.is_set() and time.monotonic() - self._last_heard < within_s + 20.0
+
+    # -- to the core ---------------------------------------------------------------------------------------------
+
+    def submit(self, prompt: Prompt, deliver: Deliver) -> list[Growth]:
+        """Validate, tokenise and queue a prompt's samples; outputs go to `deliver`. Raises RequestError."""
+        if self.failure is not None:
+            raise RequestError(f"the engine core died: {self.failure}", 503)
+        ids = self._input_ids(prompt)
+        rid = prompt.rid or uuid.uuid4().hex
+        growths = []
+        for index in range(prompt.sampling.n):
+            name = rid if prompt.sampling.n == 1 else f"{rid}-{index}"
+            request = self._request(prompt, name, ids, index)
+            generation = Generation(name, index, ids, created=time.monotonic())
+            growths.append(Growth(generation, request.sampling, self.tokenizer))
+            with self._lock:
+                if name in self._consumers:
+                    raise RequestError(f"request id {name!r} is in use", param="rid")
+                self._consumers[name] = deliver
+            self._send(request)
+        return growths
+
+    def _input_ids(self, prompt: Prompt) -> list[int]:
+        if prompt.input_ids is None:
+            if self.tokenizer is None:
+                raise RequestError("this server has no tokenizer: give input_ids", param="text")
+            ids = self.tokenizer.encode(prompt.text or "")
+        else:
+            ids = prompt.input_ids
+            bad = next((i for i in ids if not 0 <= i < self.vocab_size), None)
+            if bad is not None:
+                raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}", param="input_ids")
+        if not ids:
+            raise RequestError("the prompt is empty", param="prompt")
+        longest = min(self.context_tokens, self.max_total_tokens or self.context_tokens)
+        if len(ids) >= longest:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens; the longest that this server takes is {longest - 1} "
+                f"(context length {self.context_tokens}, KV cache {self.max_total_tokens} tokens)",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+        return ids
+
+    def _request(self, prompt: Prompt, rid: str, ids: list[int], index: int) -> Request:
+        sampling = prompt.sampling
+        if sampling.stop and self.tokenizer is None:
+            raise RequestError("stop strings need a tokenizer: use stop_token_ids", param="stop")
+        outside = [token for token in sampling.logit_bias or () if not 0 <= token < self.vocab_size]
+        if outside:
+            raise RequestError(f"logit_bias must hold token ids below {self.vocab_size}", param="logit_bias")
+        seed = sampling.sampling_seed
+        seed = self._random.getrandbits(63) if seed is None else seed + index
+        ends = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else self.eos_ids)
+        sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1)
+        deadline = None if prompt.timeout_s is None else time.monotonic() + prompt.timeout_s
+        return Request(
+            rid,
+            ids,
+            sampling,
+            sorted(end for end in ends if 0 <= end < self.vocab_size),
+            prompt.logprob_start,
+            prompt.top_logprobs,
+            prompt.namespace,
+            prompt.priority,
+            deadline,
+        )
+
+    def abort(self, rid_prefix: str = "", everything: bool = False) -> None:
+        """End the requests whose id begins so, or all."""
+        with self._lock:
+            rids = [rid for rid in self._consumers if everything or (rid_prefix and rid.startswith(rid_prefix))]
+        self._send(Abort(rids, everything))
+
+    def _drop(self, growths: list[Growth]) -> None:
+        """Nobody listens any more: end what is left of these."""
+        rids = [g.generation.rid for g in growths if not g.generation.is_finished]
+        with self._lock:
+            for rid in rids:
+                self._consumers.pop(rid, None)
+        if rids and self.failure is None:
+            self._send(Abort(rids))
+
+    def command(self, name: str, timeout_s: float = 60.0) -> Reply:
+        """Ask the core and wait for its answer."""
+        call: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        number = next(self._call_numbers)
+        self._calls[number] = call
+        if self.failure is not None:
+            return Reply(number, False, self.failure)
+        self._send(Command(number, name))  # type: ignore[arg-type]
+        try:
+            return call.get(timeout=timeout_s)
+        except queue.Empty:
+            return Reply(number, False, f"no answer within {timeout_s} s")
+
+    async def flush_cache(self) -> bool:
+        """Forget all cached prefixes; False while requests run."""
+        return (await asyncio.to_thread(self.command, "flush_cache")).is_ok
+
+    def close(self) -> None:
+        """End the core."""
+        self._close()
+
+    # -- consuming -----------------------------------------------------------------------------------------------
+
+    def stream(self, *prompts: Prompt) -> Iterator[tuple[int, Generation]]:
+        """(prompt's place, generation) after each change, until all are finished. Closing it aborts the rest."""
+        inbox: queue.SimpleQueue[list[Output]] = queue.SimpleQueue()
+        growths: dict[str, tuple[int, Growth]] = {}
+        try:
+            for place, prompt in enumerate(prompts):
+                growths.update((g.generation.rid, (place, g)) for g in self.submit(prompt, inbox.put))
+            remaining = len(growths)
+            while remaining:
+                for output in inbox.get():
+                    place, growth = growths[output.rid]
+                    if growth.generation.is_finished:
+                        continue
+                    self._take(growth, output)
+                    remaining -= growth.generation.is_finished
+                    yield place, growth.generation
+        finally:
+            self._drop([growth for _, growth in growths.values()])
+
+    async def astream(self, prompt: Prompt) -> AsyncGenerator[Generation, None]:
+        """Each of the prompt's generations after each change. Closing or cancelling it aborts the rest.
+
+        Raises RequestError if the request is refused before it produced anything.
+        """
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[list[Output]] = asyncio.Queue()
+        growths: dict[str, Growth] = {}
+
+        def deliver(outputs: list[Output]) -> None:
+            loop.call_soon_threadsafe(inbox.put_nowait, outputs)
+
+        try:
+            growths = {g.generation.rid: g for g in await self._submit_async(prompt, deliver)}
+            remaining = len(growths)
+            while remaining:
+                for output in await inbox.get():
+                    growth = growths[output.rid]
+                    if growth.generation.is_finished:
+                        continue
+                    self._take(growth, output)
+                    _raise_refusal(growth.generation)
+                    remaining -= growth.generation.is_finished
+                    yield growth.generation
+        finally:
+            self._drop(list(growths.values()))
+
+    async def _submit_async(self, prompt: Prompt, deliver: Deliver) -> list[Growth]:
+        """Long texts are tokenised in a thread, so that nobody else waits."""
+        if prompt.text is not None and len(prompt.text) > LONG_TEXT:
+            ids = await asyncio.to_thread(self._input_ids, prompt)
+            prompt = replace(prompt, text=None, input_ids=ids)
+        return self.submit(prompt, deliver)
+
+    def _take(self, growth: Growth, output: Output) -> None:
+        if growth.take(output):
+            self._drop_rid(growth.generation.rid)
+
+    def _drop_rid(self, rid: str) -> None:
+        with self._lock:
+            self._consumers.pop(rid, None)
+        self._send(Abort([rid]))
+
+
+LONG_TEXT = 4096
+"""Characters above which tokenising moves to a thread."""
+
+SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def _raise_refusal(generation: Generation) -> None:
+    refused = generation.finish == "abort" and not generation.output_ids and generation.status in (400, 429, 503)
+    if refused:
+        raise RequestError(generation.message, generation.status)
+
+
+def sampling_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:
+    """What the generation configuration says about sampling; greedy where it says `do_sample: false`."""
+    found = {k: generation_config[k] for k in SAMPLING_DEFAULTS if generation_config.get(k) is not None}
+    return {k: v for k, v in found.items() if not (k == "top_k" and v == 0)}
+
+
+def load_tokenizer(plan: Plan, source: Any) -> Any:
+    """The tokenizer of `--tokenizer-path`, or the checkpoint's own."""
+    path = plan.options.get("tokenizer_path")
+    if path is None:
+        return source.tokenizer()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def open_template(path: str) -> str:
+    """The chat template in a file; raises LaunchError if it can't be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise LaunchError(f"the chat template can't be read: {error}", "see --chat-template") from error

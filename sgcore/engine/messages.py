@@ -1,0 +1,149 @@
+"""What the frontend and the engine core say to each other: typed, msgpack-encodable, and nothing else.
+
+The same structs travel in process (as objects) and over a ZeroMQ ipc socket (as msgpack arrays).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How one request is sampled. Names and defaults are SGLang's; `null` means the default.
+
+    `temperature` below 1e-6 is greedy. `top_k` -1 and `top_p` 1 are off. `min_new_tokens` masks end tokens.
+    """
+
+    max_new_tokens: int | None = 128
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    sampling_seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    no_stop_trim: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+
+
+class Request(msgspec.Struct, array_like=True, tag="request"):
+    """One sequence to generate: already tokenised, already validated against the engine's limits."""
+
+    rid: str
+    input_ids: list[int]
+    sampling: SamplingParams
+    stop_ids: list[int] = []
+    """Token ids that end the row (end-of-sequence ids included unless `ignore_eos`)."""
+    logprob_start: int = -1
+    """First prompt position whose logprob is wanted; -1: none."""
+    top_logprobs: int = -1
+    """-1: no logprobs; 0: of the sampled token only; n: also of the n most probable tokens."""
+    namespace: str = ""
+    """Requests of different namespaces never share cache entries (adapter, tenant salt)."""
+    priority: int = 0
+    deadline: float | None = None
+    """`time.monotonic()` second after which the request is aborted; the clock is one machine's."""
+
+
+class Abort(msgspec.Struct, array_like=True, tag="abort"):
+    """End these requests wherever they are. Unknown ids are ignored: they have ended already."""
+
+    rids: list[str]
+    everything: bool = False
+
+
+class Command(msgspec.Struct, array_like=True, tag="command"):
+    """An administrative question with one `Reply` of the same `call` number."""
+
+    call: int
+    name: Literal["flush_cache", "stats", "shutdown"]
+
+
+class TokenLogprobs(msgspec.Struct, array_like=True):
+    """Log-probability of one token and of the most probable alternatives at its position."""
+
+    token: int
+    logprob: float | None
+    top: list[tuple[float, int]] = []
+
+
+class Output(msgspec.Struct, array_like=True):
+    """What one step produced for one request."""
+
+    rid: str
+    tokens: list[int]
+    finish: str | None = None
+    """None while running; `stop`, `length` or `abort`."""
+    matched: int | None = None
+    """The stop token that ended it."""
+    message: str = ""
+    status: int = 200
+    """HTTP status that an abort stands for."""
+    cached_tokens: int = 0
+    logprobs: list[TokenLogprobs] = []
+    prompt_logprobs: list[TokenLogprobs] = []
+    retractions: int = 0
+
+
+class Outputs(msgspec.Struct, array_like=True, tag="outputs"):
+    """Everything one step produced."""
+
+    items: list[Output]
+
+
+class Stats(msgspec.Struct, array_like=True, tag="stats"):
+    """The core's load, sent at most once a second and after each command that asks."""
+
+    step: int = 0
+    running: int = 0
+    queued: int = 0
+    queued_tokens: int = 0
+    used_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    evictable_tokens: int = 0
+    prompt_tokens_total: int = 0
+    prefix_hit_tokens_total: int = 0
+    generated_tokens_total: int = 0
+    retractions_total: int = 0
+    violations_total: int = 0
+    heartbeat: float = 0.0
+    """`time.monotonic()` of the loop's last turn."""
+
+
+class Ready(msgspec.Struct, array_like=True, tag="ready"):
+    """The core has its weights and memory; `report` is the start-up table, `limits` what the frontend enforces."""
+
+    report: list[tuple[str, str]]
+    max_total_tokens: int
+    context_tokens: int
+
+
+class Reply(msgspec.Struct, array_like=True, tag="reply"):
+    """The answer to a `Command`."""
+
+    call: int
+    is_ok: bool
+    message: str = ""
+    stats: Stats | None = None
+
+
+class Failed(msgspec.Struct, array_like=True, tag="failed"):
+    """The core could not start or cannot go on; it ends after this message."""
+
+    message: str
+    detail: str = ""
+
+
+ToCore = Request | Abort | Command
+FromCore = Outputs | Stats | Ready | Reply | Failed

@@ -1,0 +1,156 @@
+"""From a client's dictionary to validated `SamplingParams`; the server and the in-process engine share it."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from sgcore.engine.messages import SamplingParams
+from sgcore.errors import RequestError
+
+MAX_STOPS = 32
+MAX_STOP_CHARS = 1024
+MAX_SAMPLES = 1024
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+
+ALIASES = {"seed": "sampling_seed"}
+NOT_SUPPORTED = frozenset(
+    (
+        "stop_regex json_schema regex ebnf structural_tag custom_params beam_width watermark stream_interval "
+        "bad_words allowed_token_ids guided_json guided_regex guided_choice guided_grammar"
+    ).split()
+)
+"""Known elsewhere, refused here: to ignore a constraint would be to give a wrong answer."""
+
+
+def sampling_from(
+    values: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None, *, fill_context: bool = False
+) -> SamplingParams:
+    """Sampling parameters from SGLang's names; None means the default.
+
+    `defaults` come from the model's generation_config. With `fill_context` a request that names no
+    `max_new_tokens` may run to the end of the context. Raises `RequestError` (400) naming the field.
+    """
+    checked = {name: check(name, value) for name, value in (defaults or {}).items() if value is not None}
+    for given, value in (values or {}).items():
+        name = ALIASES.get(given, given)
+        if value is None:
+            _known(name)
+        else:
+            checked[name] = check(name, value)
+    if fill_context:
+        checked.setdefault("max_new_tokens", None)
+    params = SamplingParams(**checked)
+    limit = params.max_new_tokens
+    if limit is not None and params.min_new_tokens > limit:
+        raise _refuse("min_new_tokens", f"at most max_new_tokens ({limit})", params.min_new_tokens)
+    return params
+
+
+def check(name: str, value: Any) -> Any:
+    """The value of one field, checked and normalised; `name` is checked as well."""
+    _known(name)
+    return CHECKS[name](name, value)
+
+
+def _known(name: str) -> None:
+    if name in CHECKS:
+        return
+    if name in NOT_SUPPORTED:
+        raise RequestError(f"{name} is not supported yet by this server", param=name, code="unsupported_parameter")
+    near = get_close_matches(str(name), CHECKS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(CHECKS))}"
+    raise RequestError(f"unknown sampling parameter {str(name)[:64]!r}{hint}", param=str(name)[:64])
+
+
+def _refuse(name: str, allowed: str, value: Any) -> RequestError:
+    return RequestError(f"{name} must be {allowed}, got {reprlib.repr(value)}", param=name)
+
+
+def _integer(low: int, high: int, allowed: str) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _refuse(name, allowed, value)
+        return value
+
+    return check
+
+
+def _number(low: float, high: float, allowed: str, above: bool = False) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _refuse(name, allowed, value)
+        if not low <= value <= high or not math.isfinite(value) or (above and value == low):
+            raise _refuse(name, allowed, value)
+        return float(value)
+
+    return check
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _refuse(name, "true or false", value)
+    return value
+
+
+def _top_k(name: str, value: Any) -> int:
+    count = _integer(-1, INT32_MAX, "-1 (off) or a whole number from 1")(name, value)
+    return count or -1
+
+
+def _stops(name: str, value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    allowed = f"a string or a list of at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"
+    if not isinstance(stops, list | tuple) or len(stops) > MAX_STOPS:
+        raise _refuse(name, allowed, value)
+    if not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
+        raise _refuse(name, allowed, value)
+    return tuple(stops)
+
+
+def _token_ids(name: str, value: Any) -> tuple[int, ...]:
+    allowed = "a list of at most 1024 token ids"
+    if not isinstance(value, list | tuple) or len(value) > 1024:
+        raise _refuse(name, allowed, value)
+    return tuple(_integer(0, INT32_MAX, allowed)(name, token) for token in value)
+
+
+def _logit_bias(name: str, value: Any) -> dict[int, float]:
+    allowed = "an object of token ids and numbers from -100 to 100"
+    if not isinstance(value, Mapping):
+        raise _refuse(name, allowed, value)
+    number = _number(-100, 100, allowed)
+    return {_bias_token(name, allowed, token): number(name, bias) for token, bias in value.items()}
+
+
+def _bias_token(name: str, allowed: str, token: Any) -> int:
+    if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) <= 10:
+        token = int(token)
+    return _integer(0, INT32_MAX, allowed)(name, token)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "max_new_tokens": _integer(0, INT32_MAX, "a whole number from 0"),
+    "min_new_tokens": _integer(0, INT32_MAX, "a whole number from 0"),
+    "temperature": _number(0, 1e6, "a number from 0 (greedy)"),
+    "top_p": _number(0, 1, "a number above 0 and at most 1", above=True),
+    "top_k": _top_k,
+    "min_p": _number(0, 1, "a number from 0 to 1"),
+    "frequency_penalty": _number(-2, 2, "a number from -2 to 2"),
+    "presence_penalty": _number(-2, 2, "a number from -2 to 2"),
+    "repetition_penalty": _number(0, 10, "a number above 0 and at most 10", above=True),
+    "logit_bias": _logit_bias,
+    "sampling_seed": _integer(-INT64_MAX - 1, INT64_MAX, "a 64-bit whole number"),
+    "n": _integer(1, MAX_SAMPLES, f"a whole number from 1 to {MAX_SAMPLES}"),
+    "stop": _stops,
+    "stop_token_ids": _token_ids,
+    "ignore_eos": _boolean,
+    "no_stop_trim": _boolean,
+    "skip_special_tokens": _boolean,
+    "spaces_between_special_tokens": _boolean,
+}
+"""Field of `SamplingParams` -> its check."""

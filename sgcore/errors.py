@@ -1,0 +1,28 @@
+"""The two ways in which sgcore says no."""
+
+from __future__ import annotations
+
+
+class LaunchError(Exception):
+    """Something that the user can mend before the server starts; the CLI prints it as one line.
+
+    `hint` says what to do. `exit_code` is 2 for a wrong command line and 1 for anything else.
+    """
+
+    def __init__(self, message: str, hint: str = "", exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class RequestError(Exception):
+    """A request that is refused; `status` is the HTTP status that says so.
+
+    `param` names the field at fault, `code` is a short machine-readable reason or None.
+    """
+
+    def __init__(self, message: str, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code

@@ -1,0 +1,100 @@
+"""The reference implementation of every operation, in plain torch.
+
+A device derives from `Kernels` and overrides what it does better; the conformance suite tests each override
+against this.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Kernels:
+    """Operations on contiguous tensors; nothing here keeps state."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(tokens, in) x (out, in) -> (tokens, out)."""
+        return F.linear(x, weight, bias)
+
+    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
+        """(tokens,) int64 -> (tokens, hidden)."""
+        return F.embedding(ids, weight)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Root-mean-square norm over the last dimension, accumulated in float32 (arXiv 1910.07467)."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        return weight * wide.to(x.dtype)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """`x + residual`, normed, and the sum itself as the next residual."""
+        total = x + residual
+        return self.rms_norm(total, weight, eps), total
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """(tokens, 2 n) -> (tokens, n): silu of the first half times the second."""
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def rope(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotate halves of q and k (tokens, heads, head_dim); cos, sin (tokens, 1, head_dim): arXiv 2104.09864."""
+        return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
+
+    @staticmethod
+    def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+    def write_kv(self, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
+        """Store k, v (tokens, kv_heads, head_dim) at `slots` (tokens,) of pool tensors (pages, page_tokens, ...)."""
+        keys.flatten(0, 1)[slots] = k
+        values.flatten(0, 1)[slots] = v
+
+    def copy_pages(self, pool: Tensor, source: Tensor, target: Tensor) -> None:
+        """Copy whole pages of one pool tensor; all reads happen before the writes."""
+        pool[target] = pool[source]
+
+    def penalise(
+        self,
+        logits: Tensor,
+        output_counts: Tensor,
+        is_seen: Tensor,
+        frequency: Tensor,
+        presence: Tensor,
+        repetition: Tensor,
+    ) -> Tensor:
+        """Frequency, presence (of outputs) and repetition (of prompt and outputs) penalties.
+
+        logits (rows, vocabulary) float32; counts likewise; the three penalties (rows, 1).
+        """
+        scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
+        logits = torch.where(is_seen, scaled, logits)
+        return logits - frequency * output_counts - presence * (output_counts > 0)
+
+    def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+        """One token for each row, by inverting the filtered distribution at `uniform` (rows,) in [0, 1).
+
+        logits (rows, vocabulary) float32, divided by the temperature already. `top_k` (rows,) int64 with the
+        vocabulary's size for off. Filters apply in the order top-k, top-p, min-p. Ties break by token id.
+        """
+        ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
+        probs = ordered.softmax(-1)
+        rank = torch.arange(probs.shape[-1], device=probs.device)
+        probs = probs.masked_fill(rank >= top_k[:, None], 0.0)
+        probs = probs / probs.sum(-1, keepdim=True)
+        before = probs.cumsum(-1) - probs
+        probs = probs.masked_fill((before > top_p[:, None]) & (rank > 0), 0.0)
+        probs = probs.masked_fill(probs < min_p[:, None] * probs[:, :1], 0.0)
+        cumulative = probs.cumsum(-1, dtype=torch.float64)
+        target = uniform.double()[:, None] * cumulative[:, -1:]
+        place = torch.searchsorted(cumulative, target, right=True)
+        last = (probs > 0).sum(-1, keepdim=True) - 1
+        return ids.gather(-1, torch.minimum(place, last)).squeeze(-1)
+
+    def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of `tokens` (rows,), then the `top` most probable ones and their ids, (rows, top) each."""
+        log = logits.float().log_softmax(-1)
+        values, ids = log.topk(top, dim=-1) if top else (log[:, :0], tokens[:, None][:, :0])
+        return log.gather(-1, tokens[:, None]).squeeze(-1), values, ids

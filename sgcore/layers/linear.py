@@ -1,0 +1,61 @@
+"""Linear layers: a model names what is fused, a `LinearMethod` decides how the weight is stored and multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sgcore.api import Build, LinearMethod
+from sgcore.kernels import Kernels
+
+
+class DenseLinear(LinearMethod):
+    """The weight as it is, in the model's type."""
+
+    def __init__(self, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
+        self.kernels, self.dtype, self.device = kernels, dtype, device
+
+    def create(self, layer: nn.Module, in_features: int, out_features: Sequence[int]) -> None:
+        weight = torch.empty(sum(out_features), in_features, dtype=self.dtype, device=self.device)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
+        return self.kernels.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+
+
+class Linear(nn.Module):
+    """(tokens, in) -> (tokens, sum of parts). `part_sizes` are the rows of each fused checkpoint tensor."""
+
+    def __init__(self, build: Build, in_features: int, parts: int | Sequence[int], bias: bool = False, name: str = ""):
+        super().__init__()
+        self.part_sizes = (parts,) if isinstance(parts, int) else tuple(parts)
+        method = build.scheme.linear(name) if build.scheme else None
+        self.method = method or DenseLinear(build.kernels, build.dtype, build.device)
+        self.method.create(self, in_features, self.part_sizes)
+        self.bias: nn.Parameter | None = None
+        if bias:
+            zeros = torch.zeros(sum(self.part_sizes), dtype=build.dtype, device=build.device)
+            self.bias = nn.Parameter(zeros, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.method.apply(self, x, self.bias)
+
+
+class Embedding(nn.Module):
+    """Token embedding, and the output projection where the two are tied."""
+
+    def __init__(self, build: Build, vocab_size: int, hidden: int) -> None:
+        super().__init__()
+        self.kernels = build.kernels
+        self.weight = nn.Parameter(
+            torch.empty(vocab_size, hidden, dtype=build.dtype, device=build.device), requires_grad=False
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.kernels.embedding(ids, self.weight)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """(rows, hidden) -> (rows, vocabulary) with the embedding's own weight."""
+        return self.kernels.linear(hidden, self.weight)

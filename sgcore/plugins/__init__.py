@@ -1,0 +1,1 @@
+"""What is installed, who answers, and what was decided."""

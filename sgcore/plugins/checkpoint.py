@@ -1,0 +1,53 @@
+"""Which weight source reads a path, and what the model's configuration is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sgcore.api import WeightSource
+from sgcore.errors import LaunchError
+from sgcore.plugins import drivers
+from sgcore.plugins.installed import Installed
+from sgcore.plugins.manager import Hooks
+from sgcore.plugins.plan import Driver
+
+
+def select_source(path: Path, load_format: str, hooks: Hooks, installed: Installed) -> tuple[str, str]:
+    """The weight source's name and who chose it. Raises LaunchError if no plugin reads the path."""
+    if load_format != "auto":
+        return load_format, "--load-format"
+    answer = hooks.first("sgcore_select_weights", path=path)
+    if answer is not None:
+        return answer.value, f"plugin {answer.distribution}"
+    known = ", ".join(installed.names("sgcore.weights")) or "none"
+    hint = "is it the model's folder or file? name a format with --load-format, or install the plugin that reads it"
+    if (path / "config.json").is_file():
+        hint = "config.json is there, the weights are not: is the download complete?"
+    raise LaunchError(f"no installed plugin reads {path}; formats installed: {known}", hint)
+
+
+def open_source(driver: Driver, path: Path) -> WeightSource:
+    """The source, opened. Raises LaunchError if it can't read the path."""
+    source: WeightSource = drivers.load(driver)(path)
+    return source
+
+
+def merged_config(source: WeightSource, overrides: str) -> dict[str, Any]:
+    """The configuration with `--json-model-override-args` merged in, nested objects by key."""
+    try:
+        extra = json.loads(overrides)
+    except ValueError as error:
+        raise LaunchError(f"--json-model-override-args is no JSON: {error}", exit_code=2) from error
+    if not isinstance(extra, dict):
+        raise LaunchError("--json-model-override-args is no JSON object", exit_code=2)
+    return _merge(source.hf_config(), extra)
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        nested = merged.get(key)
+        merged[key] = _merge(nested, value) if isinstance(nested, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,131 @@
+"""From what the user said to what is decided: the only place that turns `Choices` into a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sgcore.api import Model, Platform
+from sgcore.config import Choices
+from sgcore.errors import LaunchError
+from sgcore.plugins import drivers, numbers
+from sgcore.plugins.checkpoint import merged_config, open_source, select_source
+from sgcore.plugins.installed import Installed
+from sgcore.plugins.locate import locate
+from sgcore.plugins.manager import Hooks, load_hooks
+from sgcore.plugins.offers import offered_platform
+from sgcore.plugins.plan import Decision, Driver, Plan
+from sgcore.plugins.settings import PluginOptionParser, apply_defaults, plugin_values
+
+
+def resolve(
+    choices: Choices,
+    origins: Mapping[str, str] | None = None,
+    installed: Installed | None = None,
+    hooks: Hooks | None = None,
+) -> Plan:
+    """Decide everything before a weight is read. `origins`: who said each option, for the record.
+
+    Raises LaunchError for anything that the user can mend.
+    """
+    installed = installed or Installed.read()
+    hooks = hooks or load_hooks(choices.plugins, installed)
+    return _Resolution(choices, installed, hooks).plan(origins or {})
+
+
+OPTION_OF = {"weights": "load_format", "attention": "attention_backend"}
+"""Kind of driver -> the option that names it, where the two differ."""
+
+
+class _Resolution:
+    """The decisions of one plan, each made once and recorded."""
+
+    def __init__(self, choices: Choices, installed: Installed, hooks: Hooks) -> None:
+        self.choices = choices
+        self.installed = installed
+        self.hooks = hooks
+        self.decisions: list[Decision] = []
+
+    def plan(self, origins: Mapping[str, str]) -> Plan:
+        path = locate(self.choices.model.model_path, self.choices.model.revision)
+        self._record("path", str(path), "found" if Path(self.choices.model.model_path).exists() else "the hub")
+        source, hf_config = self._checkpoint(path)
+        model, architecture = self._model(hf_config)
+        platform, device = self._platform()
+        attention = self._attention(platform, device, architecture, hf_config)
+        quantization = self._quantization(hf_config)
+        dtype = self._record("dtype", *numbers.dtype(self.choices.model.dtype, hf_config, device.dtypes))
+        context = self._record("context_length", *numbers.context(self.choices.model.context_length, hf_config))
+        plan = Plan(
+            self.choices, str(path), hf_config, model, platform, attention, source, quantization, dtype, context,
+            options={}, decisions=(),
+        )  # fmt: skip
+        return self._checked(self._with_options(plan, origins))
+
+    def _record(self, name: str, value: Any, decided_by: str) -> Any:
+        self.decisions.append(Decision(name, value, decided_by))
+        return value
+
+    def _find(self, kind: str, name: str, decided_by: str) -> Driver:
+        driver = drivers.find(kind, name, self.installed, self.choices.plugins.prefer)
+        self._record(OPTION_OF.get(kind, kind), f"{name} ({driver.distribution} {driver.version})", decided_by)
+        return driver
+
+    def _checkpoint(self, path: Path) -> tuple[Driver, dict[str, Any]]:
+        name, by = select_source(path, self.choices.model.load_format, self.hooks, self.installed)
+        driver = self._find("weights", name, by)
+        return driver, merged_config(open_source(driver, path), self.choices.model.json_model_override_args)
+
+    def _model(self, hf_config: Mapping[str, Any]) -> tuple[Driver, type[Model]]:
+        answer = self.hooks.first("sgcore_resolve_architecture", hf_config=hf_config)
+        listed = hf_config.get("architectures") or []
+        if answer is None and not listed:
+            raise LaunchError("the model's configuration names no architecture", "is `architectures` in config.json?")
+        name, by = (answer.value, f"plugin {answer.distribution}") if answer else (listed[0], "config.json")
+        driver = self._find("model", name, by)
+        return driver, drivers.load(driver)
+
+    def _platform(self) -> tuple[Driver, type[Platform]]:
+        named = self.choices.runtime.platform
+        name, by = (named, "--platform") if named else offered_platform(self.hooks, self.installed)
+        driver = self._find("platform", name, by)
+        return driver, drivers.load(driver)
+
+    def _attention(
+        self, platform: Driver, device: type[Platform], model: type[Model], hf_config: Mapping[str, Any]
+    ) -> Driver:
+        if self.choices.runtime.attention_backend:
+            return self._find("attention", self.choices.runtime.attention_backend, "--attention-backend")
+        traits = model.traits(hf_config)
+        answer = self.hooks.first("sgcore_select_attention", platform=platform.name, traits=traits)
+        if answer is not None:
+            return self._find("attention", answer.value, f"plugin {answer.distribution}")
+        return self._find("attention", device.default_attention, f"default of platform {platform.name}")
+
+    def _quantization(self, hf_config: Mapping[str, Any]) -> Driver | None:
+        if self.choices.model.quantization:
+            return self._find("quantization", self.choices.model.quantization, "--quantization")
+        answer = self.hooks.first("sgcore_select_quantization", hf_config=hf_config)
+        if answer is not None:
+            return self._find("quantization", answer.value, f"plugin {answer.distribution}")
+        method = (hf_config.get("quantization_config") or {}).get("quant_method")
+        return self._find("quantization", method, "config.json") if method else None
+
+    def _with_options(self, plan: Plan, origins: Mapping[str, str]) -> Plan:
+        parser = PluginOptionParser()
+        self.hooks.all("sgcore_add_options", parser=parser)
+        extra = plugin_values(parser, self.choices)
+        plan = replace(plan, options=self.choices.public() | extra)
+        answers = self.hooks.all("sgcore_default_options", plan=plan)
+        choices, said = apply_defaults(self.choices, answers, origins)
+        decided = {decision.name for decision in self.decisions}
+        rest = (decision for decision in said if decision.name not in decided)
+        return replace(plan, choices=choices, options=choices.public() | extra, decisions=(*self.decisions, *rest))
+
+    def _checked(self, plan: Plan) -> Plan:
+        reasons = [reason for answer in self.hooks.all("sgcore_check", plan=plan) for reason in answer.value]
+        if reasons:
+            raise LaunchError("; ".join(reasons))
+        return plan

@@ -1,0 +1,1 @@
+"""HTTP: SGLang's native routes and OpenAI's, over one `Frontend`."""

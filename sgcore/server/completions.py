@@ -1,0 +1,179 @@
+"""`/v1/completions`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.messages import TokenLogprobs
+from sgcore.engine.outputs import finite
+from sgcore.errors import RequestError
+from sgcore.server.native import check_ids, request_ids, request_priority
+from sgcore.server.openai import News, Tracker, check_top_logprobs, refuse_not_yet, sampling_of, usage_of
+from sgcore.server.protocol import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    StreamOptions,
+    Usage,
+)
+from sgcore.server.service import Service
+from sgcore.server.sse import EventStream, event, or_disconnect
+from sgcore.server.wire import ENCODER, json_response, read
+
+DEFAULT_MAX_TOKENS = 16
+DECODER = msgspec.json.Decoder(CompletionRequest)
+
+
+def _inputs(body: CompletionRequest) -> list[tuple[str | None, list[int] | None]]:
+    given = body.prompt
+    if isinstance(given, str):
+        return [(given, None)]
+    if not given:
+        raise RequestError("prompt is an empty list", param="prompt")
+    if all(isinstance(entry, str) for entry in given):
+        return [(str(entry), None) for entry in given]
+    if all(isinstance(entry, list) for entry in given):
+        return [(None, check_ids(entry, "prompt")) for entry in given if isinstance(entry, list)]
+    return [(None, check_ids(given, "prompt"))]
+
+
+def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
+    refuse_not_yet(body)
+    if body.suffix:
+        raise RequestError("suffix is not supported by this server", param="suffix", code="unsupported_parameter")
+    assert service.tokenizer
+    inputs = _inputs(body)
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    sampling = sampling_of(body, max_tokens, service.defaults)
+    top = -1 if body.logprobs is None else check_top_logprobs(body.logprobs, "logprobs")
+    start = 0 if body.echo and top >= 0 else -1
+    rids = request_ids(body.rid, len(inputs), "cmpl-")
+    return [
+        Prompt(
+            text=text,
+            input_ids=ids,
+            sampling=sampling,
+            rid=rid,
+            top_logprobs=top,
+            logprob_start=start,
+            priority=request_priority(body.priority),
+            namespace=body.cache_salt or "",
+        )
+        for rid, (text, ids) in zip(rids, inputs, strict=True)
+    ]
+
+
+class Replies:
+    """Makes the choices of one request's answer."""
+
+    def __init__(self, service: Service, body: CompletionRequest, prompts: list[Prompt]) -> None:
+        self.service = service
+        self.tokenizer = service.tokenizer
+        self.body = body
+        self.prompts = prompts
+        self.samples = prompts[0].sampling.n
+        self.offsets: dict[int, int] = {}
+        self.texts = [text for text, _ in _inputs(body)]
+        self.head = Completion(_shared_id(prompts), int(time.time()), service.check_model(body.model), [])
+
+    def index(self, position: int, generation: Generation) -> int:
+        """The choice's place: samples of one prompt stand together."""
+        return position * self.samples + generation.index
+
+    def echo(self, position: int, generation: Generation) -> str:
+        """The prompt's text, if it is to be repeated."""
+        if not self.body.echo:
+            return ""
+        text = self.texts[position]
+        return self.tokenizer.decode(generation.prompt_ids) if text is None else text
+
+    def logprobs(self, index: int, entries: list[TokenLogprobs]) -> CompletionLogprobs | None:
+        """Parallel lists for the next `entries` of a choice."""
+        if self.body.logprobs is None:
+            return None
+        offset = self.offsets.get(index, 0)
+        found = CompletionLogprobs([], [], [] if self.body.logprobs else None, [])
+        for entry in entries:
+            text = self.tokenizer.token_text(entry.token)
+            found.tokens.append(text)
+            found.token_logprobs.append(finite(entry.logprob))
+            found.text_offset.append(offset)
+            offset += len(text)
+            if found.top_logprobs is not None:
+                found.top_logprobs.append(self._top(entry))
+        self.offsets[index] = offset
+        return found
+
+    def _top(self, entry: TokenLogprobs) -> dict[str, float] | None:
+        if entry.logprob is None:
+            return None
+        pairs = [*entry.top, (entry.logprob, entry.token)]
+        return {self.tokenizer.token_text(token): finite(logprob) or 0.0 for logprob, token in pairs}
+
+    def whole(self, position: int, generation: Generation) -> CompletionChoice:
+        """A finished choice."""
+        text = self.echo(position, generation) + generation.text
+        return self._choice(position, generation, text, generation.prompt_logprobs + generation.logprobs)
+
+    def part(self, news: News) -> CompletionChoice:
+        """What is new of a choice."""
+        echo = self.echo(news.position, news.generation) if news.is_first else ""
+        return self._choice(news.position, news.generation, echo + news.text, news.logprobs)
+
+    def _choice(
+        self, position: int, generation: Generation, text: str, entries: list[TokenLogprobs]
+    ) -> CompletionChoice:
+        index = self.index(position, generation)
+        logprobs = self.logprobs(index, entries)
+        return CompletionChoice(index, text, logprobs, generation.finish, generation.matched)
+
+    def block(self, choices: list[CompletionChoice], usage: Usage | None) -> bytes:
+        """One chunk as an event."""
+        head = self.head
+        chunk = Completion(head.id, head.created, head.model, choices)
+        if usage is not None:
+            chunk.usage = usage
+        return event(ENCODER.encode(chunk))
+
+
+def _shared_id(prompts: list[Prompt]) -> str:
+    rid = prompts[0].rid or ""
+    return rid if len(prompts) == 1 else rid.removesuffix("_0")
+
+
+async def _events(replies: Replies) -> AsyncGenerator[bytes, None]:
+    options = replies.body.stream_options or StreamOptions()
+    continuous = bool(options.continuous_usage_stats)
+    tracker = Tracker(replies.body.logprobs is not None, continuous)
+    async with aclosing(replies.service.run(replies.prompts)) as batches:
+        async for changes in batches:
+            parts = [replies.part(news) for news in tracker.news(changes)]
+            usage = tracker.usage() if continuous and parts else None
+            if parts:
+                yield b"".join(replies.block([part], usage) for part in parts)
+    if options.include_usage:
+        yield replies.block([], tracker.usage())
+
+
+async def completions(request: Request) -> Response:
+    """Continue a prompt, OpenAI's way."""
+    service: Service = request.app.state.service
+    body = await read(request, DECODER, service.options.max_body_bytes)
+    service.check_model(body.model)
+    replies = Replies(service, body, _prompts(service, body))
+    if body.stream:
+        return EventStream(_events(replies))
+    finished = await or_disconnect(request, service.complete(replies.prompts))
+    completion = replies.head
+    for position, samples in enumerate(finished):
+        completion.choices.extend(replies.whole(position, generation) for generation in samples)
+    completion.usage = usage_of(generation for samples in finished for generation in samples)
+    return json_response(completion)

@@ -1,0 +1,214 @@
+"""`/generate`: SGLang's own route."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.outputs import to_dict
+from sgcore.engine.sampling import INT32_MAX, sampling_from
+from sgcore.errors import RequestError
+from sgcore.server.service import Service, raise_if_failed
+from sgcore.server.sse import EventStream, event, or_disconnect
+from sgcore.server.wire import ENCODER, json_response, read
+
+MAX_TOP_LOGPROBS = 256
+MAX_RID_CHARS = 256
+
+
+class Unsupported(msgspec.Struct, kw_only=True):
+    """Fields of SGLang's that would change the answer, and that this server doesn't know yet."""
+
+    input_embeds: Any = None
+    image_data: Any = None
+    video_data: Any = None
+    audio_data: Any = None
+    lora_path: Any = None
+    session_params: Any = None
+    token_ids_logprob: Any = None
+    custom_logit_processor: Any = None
+    return_hidden_states: Any = None
+
+
+class GenerateRequest(Unsupported, kw_only=True):
+    """Text or token ids, one or many. A list in any other field has one entry for each prompt."""
+
+    text: str | list[str] | None = None
+    input_ids: list[int | list[int]] | None = None
+    sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
+    rid: str | list[str] | None = None
+    return_logprob: bool | list[bool] | None = None
+    logprob_start_len: int | list[int] | None = None
+    top_logprobs_num: int | list[int] | None = None
+    return_text_in_logprobs: bool = False
+    stream: bool = False
+    priority: int | None = None
+    cache_salt: str | None = None
+    extra_key: str | None = None
+
+
+class GenerateReply(msgspec.Struct):
+    """One sequence. Streams send it again and again, `text` cumulative."""
+
+    text: str
+    output_ids: list[int]
+    meta_info: dict[str, Any]
+
+
+DECODER = msgspec.json.Decoder(GenerateRequest)
+
+
+def refuse_unsupported(body: msgspec.Struct, kind: type[msgspec.Struct]) -> None:
+    """Raise `RequestError` 400 if a field of `kind` is set: to ignore it would be to answer wrongly."""
+    for name in kind.__struct_fields__:
+        if getattr(body, name):
+            message = f"{name} is not supported yet by this server"
+            raise RequestError(message, param=name, code="unsupported_parameter")
+
+
+def check_ids(ids: list[Any], param: str) -> list[int]:
+    """Token ids that are whole numbers a token can have. The frontend knows the vocabulary."""
+    if not ids:
+        raise RequestError(f"{param} is empty", param=param)
+    for token in ids:
+        if not isinstance(token, int) or not 0 <= token <= INT32_MAX:
+            raise RequestError(f"{param} must hold token ids from 0, got {str(token)[:32]}", param=param)
+    return ids
+
+
+def split_ids(ids: list[Any], param: str) -> list[list[int]]:
+    """One list of ids, or a list of them, as a list of lists."""
+    if ids and all(isinstance(entry, list) for entry in ids):
+        return [check_ids(entry, param) for entry in ids]
+    return [check_ids(ids, param)]
+
+
+def request_priority(priority: int | None) -> int:
+    """A priority that the core's messages can carry."""
+    if priority is not None and not -INT32_MAX <= priority <= INT32_MAX:
+        raise RequestError("priority must be a 32-bit whole number", param="priority")
+    return priority or 0
+
+
+def request_ids(rid: str | list[str] | None, count: int, prefix: str = "") -> list[str]:
+    """An id for each of `count` prompts: the client's, or made up."""
+    if isinstance(rid, list):
+        if len(rid) != count:
+            raise RequestError(f"rid has {len(rid)} entries for {count} prompts", param="rid")
+        ids = rid
+    else:
+        base = rid or prefix + uuid.uuid4().hex
+        ids = [base] if count == 1 else [f"{base}_{position}" for position in range(count)]
+    if not all(0 < len(entry) <= MAX_RID_CHARS for entry in ids):
+        raise RequestError(f"rid must be 1 to {MAX_RID_CHARS} characters", param="rid")
+    if len(set(ids)) != len(ids):
+        raise RequestError("rid has the same entry twice", param="rid")
+    return ids
+
+
+def _spread(value: Any, count: int, default: Any, param: str) -> list[Any]:
+    if not isinstance(value, list):
+        return [default if value is None else value] * count
+    if len(value) != count:
+        raise RequestError(f"{param} has {len(value)} entries for {count} prompts", param=param)
+    return value
+
+
+def _inputs(body: GenerateRequest) -> list[tuple[str | None, list[int] | None]]:
+    if (body.text is None) == (body.input_ids is None):
+        raise RequestError("give exactly one of text and input_ids", param="text")
+    if body.input_ids is not None:
+        return [(None, ids) for ids in split_ids(body.input_ids, "input_ids")]
+    texts = [body.text] if isinstance(body.text, str) else body.text
+    if not texts:
+        raise RequestError("text is an empty list", param="text")
+    return [(text, None) for text in texts]
+
+
+def _is_single(body: GenerateRequest) -> bool:
+    if body.input_ids is not None:
+        return not isinstance(body.input_ids[0], list)
+    return isinstance(body.text, str)
+
+
+def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
+    """The prompts of a request, validated. Raises `RequestError` 400."""
+    refuse_unsupported(body, Unsupported)
+    inputs = _inputs(body)
+    count = len(inputs)
+    if any(text is not None for text, _ in inputs):
+        assert service.tokenizer
+    sampling = _spread(body.sampling_params, count, {}, "sampling_params")
+    wanted = _spread(body.return_logprob, count, False, "return_logprob")
+    starts = _spread(body.logprob_start_len, count, -1, "logprob_start_len")
+    tops = _spread(body.top_logprobs_num, count, 0, "top_logprobs_num")
+    rids = request_ids(body.rid, count)
+    prompts = []
+    for i, (text, ids) in enumerate(inputs):
+        prompt = Prompt(
+            text=text,
+            input_ids=ids,
+            sampling=sampling_from(sampling[i], service.defaults),
+            rid=rids[i],
+            priority=request_priority(body.priority),
+            namespace=body.cache_salt or body.extra_key or "",
+            **_logprob_fields(wanted[i], starts[i], tops[i]),
+        )
+        prompts.append(prompt)
+    return prompts
+
+
+def _logprob_fields(is_wanted: bool, start: int, top: int) -> dict[str, int]:
+    if not -1 <= start <= INT32_MAX:
+        raise RequestError("logprob_start_len must be -1 or a prompt position", param="logprob_start_len")
+    if not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"top_logprobs_num must be from 0 to {MAX_TOP_LOGPROBS}", param="top_logprobs_num")
+    return {"logprob_start": start, "top_logprobs": top} if is_wanted else {}
+
+
+def _reply(service: Service, body: GenerateRequest, prompt: Prompt, generation: Generation) -> dict[str, Any]:
+    return to_dict(
+        generation,
+        tokenizer=service.frontend_tokenizer,
+        want_logprobs=prompt.top_logprobs >= 0,
+        want_top_logprobs=prompt.top_logprobs > 0,
+        return_text_in_logprobs=body.return_text_in_logprobs,
+    )
+
+
+async def _events(service: Service, body: GenerateRequest, prompts: list[Prompt]) -> AsyncGenerator[bytes, None]:
+    samples = max(prompt.sampling.n for prompt in prompts)
+    is_indexed = samples > 1 or not _is_single(body)
+    async with aclosing(service.run(prompts)) as batches:
+        async for changes in batches:
+            blocks = []
+            for position, generation in changes:
+                raise_if_failed(generation)
+                reply = _reply(service, body, prompts[position], generation)
+                if is_indexed:
+                    reply["index"] = position * samples + generation.index
+                blocks.append(event(ENCODER.encode(reply)))
+            yield b"".join(blocks)
+
+
+async def generate(request: Request) -> Response:
+    """Continue text or token ids."""
+    service: Service = request.app.state.service
+    body = await read(request, DECODER, service.options.max_body_bytes)
+    prompts = prompts_of(service, body)
+    if body.stream:
+        return EventStream(_events(service, body, prompts))
+    finished = await or_disconnect(request, service.complete(prompts))
+    replies = [
+        _reply(service, body, prompt, generation)
+        for prompt, samples in zip(prompts, finished, strict=True)
+        for generation in samples
+    ]
+    return json_response(replies[0] if _is_single(body) and len(replies) == 1 else replies)

@@ -1,0 +1,177 @@
+"""What OpenAI's two generating routes share: sampling, growth, usage, log-probabilities; and the list of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sgcore.engine.frontend import Generation
+from sgcore.engine.messages import SamplingParams, TokenLogprobs
+from sgcore.engine.outputs import finite
+from sgcore.engine.sampling import sampling_from
+from sgcore.errors import RequestError
+from sgcore.server.native import refuse_unsupported
+from sgcore.server.protocol import (
+    ChatTokenLogprob,
+    ModelCard,
+    ModelList,
+    NotYet,
+    PromptTokensDetails,
+    Shared,
+    TopLogprob,
+    Usage,
+)
+from sgcore.server.service import Changes, Service, raise_if_failed
+from sgcore.server.wire import json_response
+
+SAME_NAMES = (
+    "n temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty logit_bias seed stop "
+    "stop_token_ids ignore_eos no_stop_trim skip_special_tokens spaces_between_special_tokens"
+).split()
+MAX_TOP_LOGPROBS = 20
+
+
+def sampling_of(
+    body: Shared, max_tokens: int | None, defaults: dict[str, Any], max_name: str = "max_tokens"
+) -> SamplingParams:
+    """Sampling parameters of an OpenAI request. Without `max_tokens` the context is the limit."""
+    values = {name: getattr(body, name) for name in SAME_NAMES}
+    values |= {"max_new_tokens": max_tokens, "min_new_tokens": body.min_tokens}
+    theirs = {"max_new_tokens": max_name, "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
+    try:
+        return sampling_from(values, defaults, fill_context=True)
+    except RequestError as error:
+        name = theirs.get(error.param or "")
+        if name is None:
+            raise
+        message = str(error)
+        for native, wire_name in theirs.items():
+            message = message.replace(native, wire_name)
+        raise RequestError(message, error.status, name, error.code) from error
+
+
+def refuse_not_yet(body: Shared) -> None:
+    """Raise `RequestError` 400 for what would change the answer if it were ignored."""
+    refuse_unsupported(body, NotYet)
+    if body.response_format is not None and body.response_format.type != "text":
+        message = f"response_format {body.response_format.type[:64]!r} is not supported yet by this server; use 'text'"
+        raise RequestError(message, param="response_format", code="unsupported_parameter")
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options needs stream: true", param="stream_options")
+
+
+def check_top_logprobs(count: int, param: str) -> int:
+    """The number of alternatives asked for. Raises `RequestError` 400 outside 0 to 20."""
+    if not 0 <= count <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"{param} must be from 0 to {MAX_TOP_LOGPROBS}, got {count}", param=param)
+    return count
+
+
+@dataclass
+class Growth:
+    """How much of one generation the client has."""
+
+    chars: int = 0
+    tokens: int = 0
+    is_done: bool = False
+
+
+@dataclass(frozen=True)
+class News:
+    """What is new of one generation."""
+
+    position: int
+    generation: Generation
+    is_first: bool
+    text: str
+    logprobs: list[TokenLogprobs]
+    """Of prompt positions first, where they were asked for."""
+
+
+class Tracker:
+    """Turns cumulative generations into what is new since the last look."""
+
+    def __init__(self, wants_logprobs: bool, wants_empty: bool) -> None:
+        self.wants_logprobs = wants_logprobs
+        self.wants_empty = wants_empty
+        self.growth: dict[tuple[int, int], Growth] = {}
+        self.latest: dict[tuple[int, int], Generation] = {}
+
+    def news(self, changes: Changes) -> Iterator[News]:
+        """What the client hasn't seen. Raises `RequestError` for a generation that failed."""
+        for position, generation in changes:
+            raise_if_failed(generation)
+            key = position, generation.index
+            is_first = key not in self.growth
+            growth = self.growth.setdefault(key, Growth())
+            self.latest[key] = generation
+            if growth.is_done:
+                continue
+            news = self._take(position, generation, growth, is_first)
+            if is_first or news.text or news.logprobs or growth.is_done or self.wants_empty:
+                yield news
+
+    def _take(self, position: int, generation: Generation, growth: Growth, is_first: bool) -> News:
+        text = generation.text[growth.chars :]
+        logprobs: list[TokenLogprobs] = []
+        if self.wants_logprobs:
+            logprobs = (generation.prompt_logprobs + generation.logprobs)[growth.tokens :]
+        news = News(position, generation, is_first, text, logprobs)
+        growth.chars += len(text)
+        growth.tokens += len(logprobs)
+        growth.is_done = generation.is_finished
+        return news
+
+    def usage(self) -> Usage:
+        """Usage of everything seen so far."""
+        return usage_of(self.latest.values())
+
+
+def usage_of(generations: Iterable[Generation]) -> Usage:
+    """Tokens of a request; the samples of a prompt share its prompt tokens."""
+    prompt = completion = cached = 0
+    for generation in generations:
+        completion += len(generation.output_ids)
+        if generation.index == 0:
+            prompt += len(generation.prompt_ids)
+            cached += generation.cached_tokens
+    return Usage(prompt, completion, prompt + completion, PromptTokensDetails(cached))
+
+
+def chat_logprobs(entries: list[TokenLogprobs], text_of: Callable[[int], str]) -> list[ChatTokenLogprob]:
+    """Log-probabilities in the chat route's shape."""
+    return [
+        ChatTokenLogprob(*_scored(entry.token, entry.logprob, text_of), [
+            TopLogprob(*_scored(token, logprob, text_of)) for logprob, token in entry.top
+        ])
+        for entry in entries
+    ]  # fmt: skip
+
+
+def _scored(token: int, logprob: float | None, text_of: Callable[[int], str]) -> tuple[str, float, list[int]]:
+    text = text_of(token)
+    return text, finite(logprob) or 0.0, list(text.encode("utf-8", "surrogatepass"))
+
+
+def card(service: Service) -> ModelCard:
+    """The served model."""
+    frontend: Any = service.frontend
+    return ModelCard(
+        service.name, int(service.started), frontend.plan.choices.model.model_path, frontend.context_tokens
+    )
+
+
+async def models(request: Request) -> Response:
+    """List the models."""
+    return json_response(ModelList([card(request.app.state.service)]))
+
+
+async def model(request: Request) -> Response:
+    """Show one model."""
+    service: Service = request.app.state.service
+    service.check_model(request.path_params["model_id"])
+    return json_response(card(service))

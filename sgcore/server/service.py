@@ -1,0 +1,221 @@
+"""What the routes share: the frontend, its state, and prompts run to generations."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import anyio.to_thread
+
+from sgcore.config import ServerOptions
+from sgcore.engine.frontend import Frontend, Generation, Prompt
+from sgcore.engine.messages import SamplingParams
+from sgcore.errors import RequestError
+from sgcore.server.metrics import Metrics
+
+T = TypeVar("T")
+Changes = list[tuple[int, Generation]]
+"""Generations that changed, each with the position of its prompt in the request."""
+Observer = Callable[[Mapping[str, Any]], None]
+"""Takes the summary of a finished request; must not block."""
+INLINE_CHARS = 4096
+"""Longer texts are tokenised in a thread: 4,096 characters take about a millisecond."""
+
+
+class Service:
+    """One server's state. `frontend` is None while the core starts."""
+
+    def __init__(self, options: ServerOptions, frontend: Any = None, observer: Observer | None = None) -> None:
+        self.options = options
+        self.metrics = Metrics(options.metrics_prefix)
+        self.started = time.time()
+        self.is_stopping = False
+        self.in_flight = 0
+        self.observer = observer
+        self._frontend: Any = None
+        if frontend is not None:
+            self.attach(frontend)
+
+    def attach(self, frontend: Any) -> None:
+        """The core is ready."""
+        self.metrics.watch(frontend, self.model_name(frontend))
+        self._frontend = frontend
+
+    @staticmethod
+    def model_name(frontend: Any) -> str:
+        """The name in replies: `--served-model-name`, else the model path as the user gave it."""
+        model = frontend.plan.choices.model
+        return str(model.served_model_name or model.model_path)
+
+    @property
+    def name(self) -> str:
+        return self.model_name(self.frontend)
+
+    @property
+    def frontend(self) -> Frontend:
+        """The way to the core. Raises `RequestError` 503 while it starts, ends or is dead."""
+        if self.is_stopping:
+            raise RequestError("the server is shutting down", status=503, code="shutting_down")
+        if self._frontend is None:
+            raise RequestError("the server is starting", status=503, code="starting")
+        if self._frontend.failure is not None:
+            raise RequestError(f"the engine has failed: {self._frontend.failure}", status=503, code="engine_failed")
+        return self._frontend  # type: ignore[no-any-return]
+
+    @property
+    def failure(self) -> str | None:
+        """Why the core died; None while it lives or starts."""
+        return None if self._frontend is None else self._frontend.failure
+
+    @property
+    def is_started(self) -> bool:
+        """The core has been ready once."""
+        return self._frontend is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """The core answers and new requests are taken."""
+        if self._frontend is None or self.is_stopping:
+            return False
+        return self._frontend.failure is None and bool(self._frontend.is_alive())
+
+    def check_model(self, model: str | None) -> str:
+        """The served name. Raises `RequestError` 404 for a model that isn't served here."""
+        plan = self.frontend.plan
+        known = {self.name, plan.choices.model.model_path, plan.model_path, "default", "", None}
+        if model in known:
+            return self.name
+        message = f"the model {str(model)[:128]!r} does not exist; this server has {self.name!r}"
+        raise RequestError(message, status=404, param="model", code="model_not_found")
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer. Raises `RequestError` 400 on a server that works with token ids only."""
+        if self.frontend.tokenizer is None:
+            raise RequestError("this server has no tokenizer (--skip-tokenizer-init); send input_ids to /generate")
+        return self.frontend.tokenizer
+
+    @property
+    def frontend_tokenizer(self) -> Any:
+        """The tokenizer, or None; also while the server drains."""
+        return self._frontend.tokenizer
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Sampling defaults of the model's generation_config."""
+        return self.frontend.defaults
+
+    async def off_loop(self, chars: int, call: Callable[..., T], *args: Any) -> T:
+        """`call(*args)`, in a thread if `chars` of text make it slow."""
+        if chars <= INLINE_CHARS:
+            return call(*args)
+        return await anyio.to_thread.run_sync(call, *args)
+
+    async def follow(self, prompt: Prompt) -> AsyncGenerator[Generation, None]:
+        """The prompt's generations as they change, counted in the metrics. Closing it aborts them."""
+        watch = self.metrics.request()
+        ended: set[int] = set()
+        try:
+            source = self.frontend.astream(prompt)
+            async with aclosing(source) as stream:
+                async for generation in stream:
+                    if generation.index in ended:
+                        continue
+                    watch.changed(generation)
+                    if generation.is_finished:
+                        ended.add(generation.index)
+                        self._observe(generation)
+                    yield generation
+        finally:
+            watch.close()
+
+    def _observe(self, generation: Generation) -> None:
+        if self.observer is not None:
+            self.observer(summary(generation))
+
+    async def run(self, prompts: list[Prompt]) -> AsyncGenerator[Changes, None]:
+        """All prompts at once; each yield has what changed since the last."""
+        if len(prompts) > 1 or prompts[0].sampling.n > 1:
+            async with aclosing(_merge([self.follow(prompt) for prompt in prompts])) as batches:
+                async for changes in batches:
+                    yield changes
+            return
+        async with aclosing(self.follow(prompts[0])) as stream:
+            async for generation in stream:
+                yield [(0, generation)]
+
+    async def complete(self, prompts: list[Prompt]) -> list[list[Generation]]:
+        """Every prompt's finished generations, by sample. Raises `RequestError` for one that failed."""
+        found: list[dict[int, Generation]] = [{} for _ in prompts]
+        async with aclosing(self.run(prompts)) as batches:
+            async for changes in batches:
+                for position, generation in changes:
+                    raise_if_failed(generation)
+                    found[position][generation.index] = generation
+        return [[samples[index] for index in sorted(samples)] for samples in found]
+
+
+def summary(generation: Generation) -> dict[str, Any]:
+    """What observers are told of a finished request."""
+    return {
+        "rid": generation.rid,
+        "finish": generation.finish,
+        "prompt_tokens": len(generation.prompt_ids),
+        "completion_tokens": len(generation.output_ids),
+        "cached_tokens": generation.cached_tokens,
+        "first_token_s": generation.first_token - generation.created,
+        "e2e_s": generation.finished - generation.created,
+    }
+
+
+def raise_if_failed(generation: Generation) -> None:
+    """Raise `RequestError` for a generation that the server, not the client, aborted."""
+    if generation.finish == "abort" and generation.status >= 400:
+        raise RequestError(generation.message or "the request was aborted", generation.status)
+
+
+def greedy(max_new_tokens: int) -> SamplingParams:
+    """The cheapest parameters, for probes."""
+    return SamplingParams(max_new_tokens=max_new_tokens, temperature=0.0, ignore_eos=True)
+
+
+async def _merge(sources: list[AsyncGenerator[Generation, None]]) -> AsyncGenerator[Changes, None]:
+    """Several streams as one. What changes while the reader is busy arrives in one batch."""
+    changed: dict[tuple[int, int], Generation] = {}
+    failures: list[BaseException] = []
+    wake = asyncio.Event()
+    left = len(sources)
+
+    async def drain(position: int, source: AsyncGenerator[Generation, None]) -> None:
+        nonlocal left
+        try:
+            async with aclosing(source):
+                async for generation in source:
+                    changed[position, generation.index] = generation
+                    wake.set()
+        except Exception as error:
+            failures.append(error)
+        finally:
+            left -= 1
+            wake.set()
+
+    tasks = [asyncio.ensure_future(drain(position, source)) for position, source in enumerate(sources)]
+    try:
+        while left or changed:
+            await wake.wait()
+            wake.clear()
+            if failures:
+                raise failures[0]
+            batch = [(position, generation) for (position, _), generation in changed.items()]
+            changed.clear()
+            if batch:
+                yield batch
+            if changed or not left:
+                wake.set()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

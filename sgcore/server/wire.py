@@ -1,0 +1,62 @@
+"""Bodies in, bodies out: limits, JSON, and clear words for what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sgcore.errors import RequestError
+
+T = TypeVar("T")
+ENCODER = msgspec.json.Encoder()
+FIELD = re.compile(r" - at `\$\.(\w+)")
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body. Raises `RequestError` 413 as soon as it is known to be too large."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:20]) > limit_bytes:
+        raise _too_large(limit_bytes)
+    blocks: list[bytes] = []
+    size = 0
+    async for block in request.stream():
+        size += len(block)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        blocks.append(block)
+    return b"".join(blocks)
+
+
+def _too_large(limit_bytes: int) -> RequestError:
+    return RequestError(f"the body is larger than {limit_bytes} bytes (--max-body-bytes)", status=413)
+
+
+def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as the decoder's type. Raises `RequestError` 400 that says where it is wrong."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        field = FIELD.search(str(error))
+        raise RequestError(str(error), param=field[1] if field else None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise RequestError("the body is nested too deeply") from error
+
+
+async def read(request: Request, decoder: msgspec.json.Decoder[T], limit_bytes: int) -> T:
+    """The request's JSON body as the decoder's type."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        message = f"the content-type must be application/json, got {kind[:64]!r}"
+        raise RequestError(message, status=415)
+    return parse(await read_body(request, limit_bytes), decoder)
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """`value` as JSON."""
+    return Response(ENCODER.encode(value), status, media_type="application/json")

@@ -1,0 +1,58 @@
+"""Text to ids and back: a thin face over a Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sgcore.errors import RequestError
+
+
+class Tokenizer:
+    """What the frontend needs of a tokenizer. `eos_ids` also holds the generation configuration's end tokens."""
+
+    def __init__(self, hf: Any, generation_config: Mapping[str, Any], chat_template: str | None = None) -> None:
+        self.hf = hf
+        self.chat_template = chat_template
+        self.eos_ids = frozenset(end_tokens(generation_config, hf.eos_token_id))
+        self.vocab_size = len(hf)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`."""
+        return list(self.hf.encode(text, add_special_tokens=add_special_tokens))
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True, spaces: bool = True) -> str:
+        """Text of `ids`, exactly as they say it (no clean-up of spaces). Ids outside the vocabulary give nothing."""
+        return str(
+            self.hf.decode(
+                [i for i in ids if 0 <= i < self.vocab_size],
+                skip_special_tokens=skip_special_tokens,
+                clean_up_tokenization_spaces=False,
+                spaces_between_special_tokens=spaces,
+            )
+        )
+
+    def token_text(self, token: int) -> str:
+        """The text of one token, special ones included."""
+        return self.decode([token], skip_special_tokens=False)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
+        """The conversation as a prompt, by the model's own template, rendered in transformers' sandbox.
+
+        Raises RequestError if the template refuses the messages or there is none.
+        """
+        if self.chat_template is None and not self.hf.chat_template:
+            raise RequestError("the model has no chat template; give one with --chat-template", param="messages")
+        kwargs.setdefault("add_generation_prompt", True)
+        kwargs.setdefault("chat_template", self.chat_template)
+        try:
+            return str(self.hf.apply_chat_template(messages, tokenize=False, **kwargs))
+        except Exception as error:
+            raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
+
+
+def end_tokens(generation_config: Mapping[str, Any], eos: int | None = None) -> list[int]:
+    """End-of-sequence ids that the generation configuration and the tokenizer name."""
+    named = generation_config.get("eos_token_id")
+    ids = list(named) if isinstance(named, list) else [named]
+    return [int(i) for i in {*ids, eos} if i is not None]

@@ -1,0 +1,68 @@
+"""A Hugging Face folder with `*.safetensors`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sgcore.errors import LaunchError
+from sgcore.weights.folder import FolderSource, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+
+
+class SafetensorsSource(FolderSource):
+    """Tensors are mapped from the files one at a time; a file's header is checked when the source is opened."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
+
+    def __init__(self, path: Path) -> None:
+        path = Path(path)
+        super().__init__(path.parent if path.is_file() else path)
+        self.files = [path] if path.is_file() else weight_files(self.folder)
+        self.names = {file: _names(file) for file in self.files}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for file, names in self.names.items():
+            with _open(file, "pt") as opened:
+                for name in names:
+                    yield name, opened.get_tensor(name)
+
+    def tensor_count(self) -> int:
+        return sum(len(names) for names in self.names.values())
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the checkpoint, by the index where there is one. Raises `LaunchError` if one is missing."""
+    if (folder / INDEX).exists():
+        shards = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(shards, dict):
+            raise LaunchError(f"{folder / INDEX} has no 'weight_map'")
+        files = [folder / name for name in sorted(set(shards.values()))]
+    else:
+        single = folder / "model.safetensors"
+        files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise LaunchError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names", "download the checkpoint again")
+    if not files:
+        raise LaunchError(f"{folder} has no *.safetensors file", "--load-format dummy serves random weights")
+    return files
+
+
+def _names(file: Path) -> list[str]:
+    with _open(file, "np") as opened:
+        return list(opened.keys())
+
+
+def _open(file: Path, framework: str) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise LaunchError(f"{file} is not a whole safetensors file: {error}", "download it again") from error

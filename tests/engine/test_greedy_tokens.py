@@ -1,0 +1,172 @@
+"""Greedy tokens equal transformers', in float32, on the same weights, whatever else is going on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sgcore import Engine
+
+SHAPE = dict(
+    vocab_size=199,
+    hidden_size=48,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=2048,
+    eos_token_id=1,
+    bos_token_id=0,
+    pad_token_id=0,
+)
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, {"head_dim": 8}),
+    "llama3-rope": (
+        transformers.LlamaConfig,
+        {
+            "head_dim": 8,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "mistral-window": (transformers.MistralConfig, {"head_dim": 8, "sliding_window": 24}),
+    "qwen2": (transformers.Qwen2Config, {}),
+    "qwen3": (transformers.Qwen3Config, {"head_dim": 16, "tie_word_embeddings": True}),
+}
+NEW_TOKENS = 12
+GREEDY = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    kind, extra = FAMILIES[request.param]
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(kind(**{**SHAPE, **extra})).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+        elif "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        else:
+            torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    draw = random.Random(5)
+    lengths = [1, 2, 15, 16, 17, 31, 33, 64, 100, 257]
+    shared = [draw.randrange(2, 199) for _ in range(40)]
+    return [((shared if n > 60 else []) + [draw.randrange(2, 199) for _ in range(n)])[:n] for n in lengths]
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: tuple[Path, Any], prompts: list[list[int]]) -> list[list[int]]:
+    _, model = checkpoint
+    return [reference(model, prompt) for prompt in prompts]
+
+
+def reference(model: Any, prompt: list[int]) -> list[int]:
+    with torch.inference_mode():
+        out = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+
+
+def open_engine(folder: Path, **options: Any) -> Engine:
+    defaults = {"max_total_tokens": 4096, "skip_tokenizer_init": True, "dtype": "float32", "max_running_requests": 32}
+    return Engine(model_path=str(folder), **{**defaults, **options})
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param({}, id="plain"),
+        pytest.param({"chunked_prefill_size": 13}, id="chunks-of-13"),
+        pytest.param({"disable_radix_cache": True}, id="no-cache"),
+        pytest.param({"schedule_policy": "lpm", "page_size": 4}, id="lpm-small-pages"),
+    ],
+)
+def engine(request: pytest.FixtureRequest, checkpoint: tuple[Path, Any]) -> Iterator[Engine]:
+    with open_engine(checkpoint[0], **request.param) as opened:
+        yield opened
+
+
+def outputs(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
+    return [reply["output_ids"] for reply in engine.generate(input_ids=prompts, sampling_params=GREEDY)]
+
+
+def test_alone(engine: Engine, prompts: list[list[int]], expected: list[list[int]]) -> None:
+    for prompt, wanted in zip(prompts, expected, strict=True):
+        assert engine.generate(input_ids=prompt, sampling_params=GREEDY)["output_ids"] == wanted
+
+
+def test_in_one_batch_and_after_a_cache_hit(
+    engine: Engine, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine.flush_cache()
+    assert outputs(engine, prompts) == expected
+    again = engine.generate(input_ids=prompts, sampling_params=GREEDY)
+    assert [reply["output_ids"] for reply in again] == expected
+    hits = sum(reply["meta_info"]["cached_tokens"] for reply in again)
+    assert (hits > 0) != engine.plan.options["disable_radix_cache"]
+
+
+def test_after_retraction(checkpoint: tuple[Path, Any], prompts: list[list[int]], expected: list[list[int]]) -> None:
+    """A pool of 16 pages admits more rows than can end in it, since each is expected to use only part of its limit."""
+    pairs = [(p, e) for p, e in zip(prompts, expected, strict=True) if 15 <= len(p) <= 33] * 3
+    with open_engine(checkpoint[0], max_total_tokens=128, page_size=4, chunked_prefill_size=64) as engine:
+        replies = engine.generate(input_ids=[p for p, _ in pairs], sampling_params=GREEDY)
+        assert [reply["output_ids"] for reply in replies] == [wanted for _, wanted in pairs]
+        assert engine.frontend.command("stats").stats.retractions_total > 0
+        assert engine.flush_cache()
+        stats = engine.frontend.command("stats").stats
+        assert (stats.used_tokens, stats.cached_tokens, stats.violations_total) == (0, 0, 0)
+
+
+def test_logprobs_equal_the_reference(checkpoint: tuple[Path, Any], prompts: list[list[int]]) -> None:
+    folder, model = checkpoint
+    prompt = prompts[-2]
+    with torch.inference_mode():
+        log = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    with open_engine(folder, chunked_prefill_size=32) as engine:
+        for start in (0, 7, 40, 7):
+            meta = engine.generate(
+                input_ids=prompt,
+                sampling_params={**GREEDY, "max_new_tokens": 1},
+                return_logprob=True,
+                logprob_start_len=start,
+                top_logprobs_num=3,
+            )["meta_info"]
+            got = meta["input_token_logprobs"]
+            wanted = [None if p == 0 else log[p - 1, prompt[p]].item() for p in range(start, len(prompt))]
+            assert [entry[1] for entry in got] == prompt[start:]
+            assert [entry[0] for entry in got] == pytest.approx(wanted, abs=2e-3)
+            assert meta["output_token_logprobs"][0][0] == pytest.approx(log[-1].max().item(), abs=2e-3)
+            assert [entry[1] for entry in meta["output_top_logprobs"][0]] == log[-1].topk(3).indices.tolist()
+
+
+def test_the_checkpoint_is_what_it_says(checkpoint: tuple[Path, Any]) -> None:
+    assert json.loads((checkpoint[0] / "config.json").read_text())["architectures"]

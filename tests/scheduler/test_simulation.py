@@ -1,0 +1,168 @@
+"""Many requests through the scheduler on a runner that computes nothing: each ends exactly once, no page is lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, defaultdict
+from typing import Any
+
+import pytest
+
+from sgcore.engine.messages import Output, Request, SamplingParams
+from sgcore.runner.rows import Rows, sampling_rows
+from sgcore.scheduler.scheduler import Limits, Scheduler
+from sgcore.scheduler.step import StepPlan, StepResult
+
+
+class Machine:
+    """A runner that checks what it is told: pages cover what is computed, and belong to one writer."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.rows = Rows(limits.max_rows, limits.context_tokens, limits.page_tokens)
+        self.active: set[int] = set()
+
+    def execute(self, step: StepPlan) -> StepResult:
+        self.active -= set(step.left)
+        joined = {start.row for start in step.joined}
+        assert not joined & self.active
+        self.active |= joined
+        self.rows.apply(step)
+        assert step.tokens <= max(self.limits.step_tokens, len(step.decode) + self.limits.page_tokens)
+        self._check_writers(step)
+        rows = sampling_rows(step)
+        result = StepResult([int(self.rows.known[row]) % 97 for row in rows])
+        self.rows.advance(step, result)
+        return result
+
+    def _check_writers(self, step: StepPlan) -> None:
+        writers: dict[int, int] = {}
+        work = [(row, int(self.rows.computed[row]), 1) for row in step.decode]
+        work += [(chunk.row, chunk.start, chunk.count) for chunk in step.chunks]
+        for row, start, count in work:
+            assert row in self.active and self.rows.computed[row] == start
+            for place in range(start // self.limits.page_tokens, (start + count - 1) // self.limits.page_tokens + 1):
+                page = int(self.rows.page_table[row, place])
+                assert page != 0 and writers.setdefault(page, row) == row
+
+
+def make_request(draw: random.Random, number: int, now: float) -> Request:
+    """Some share long prefixes, some are as large as the pool allows, some have no time."""
+    shared = [draw.randrange(4)] * draw.choice([0, 0, 8, 40])
+    prompt = shared + [draw.randrange(97) for _ in range(draw.choice([1, 3, 17, 60]))]
+    sampling = SamplingParams(max_new_tokens=draw.choice([0, 1, 5, 30]), min_new_tokens=0)
+    deadline = now + draw.choice([0.0, 0.001, 0.01]) if draw.random() < 0.05 else None
+    return Request(f"r{number}", prompt, sampling, stop_ids=[draw.randrange(97)], deadline=deadline)
+
+
+def check_invariants(scheduler: Scheduler) -> None:
+    held = sum(len(s.pages) - s.tree_pages for s in scheduler.sequences.values() if s.row >= 0)
+    tree = scheduler.tree
+    assert scheduler.pages.free + tree.evictable_pages + tree.locked_pages + held == scheduler.pages.total
+    assert scheduler.pages.violations == 0 and not tree.check()
+    assert len(scheduler.waiting) == sum(s.row < 0 for s in scheduler.sequences.values())
+    assert scheduler._queued_tokens == sum(len(s.tokens) for s in scheduler.sequences.values() if s.row < 0)
+
+
+def simulate(count: int, limits: Limits, pages: int, seed: int, check_every: int) -> tuple[Scheduler, Counter[str]]:
+    draw = random.Random(seed)
+    scheduler, machine = Scheduler(limits, pages), Machine(limits)
+    ends: dict[str, list[Output]] = defaultdict(list)
+    tokens: Counter[str] = Counter()
+    admitted: set[str] = set()
+    number = step_number = 0
+    requests: dict[str, Request] = {}
+    while number < count or scheduler.has_work:
+        for _ in range(draw.choice([0, 0, 1, 4]) if number < count else 0):
+            request = make_request(draw, number, time.monotonic())
+            requests[request.rid] = request
+            scheduler.add(request)
+            number += 1
+        if draw.random() < 0.05 and scheduler.sequences:
+            scheduler.abort(draw.choice(list(scheduler.sequences)))
+        plan = scheduler.plan()
+        if plan is not None:
+            admitted |= {scheduler.prefilling[start.row].rid for start in plan.joined}
+            scheduler.complete(plan, machine.execute(plan))
+        outputs, scheduler.outputs = scheduler.outputs, []
+        for output in outputs:
+            assert not ends[output.rid], "an output after the end"
+            tokens[output.rid] += len(output.tokens)
+            if output.finish is not None:
+                ends[output.rid].append(output)
+        step_number += 1
+        if step_number % check_every == 0:
+            check_invariants(scheduler)
+    check_invariants(scheduler)
+    reasons = Counter(check_end(requests[rid], end, tokens[rid], rid in admitted) for rid, end in ends.items())
+    assert sum(reasons.values()) == number
+    return scheduler, reasons
+
+
+def check_end(request: Request, ends: list[Output], tokens: int, was_admitted: bool) -> str:
+    (end,) = ends
+    most = request.sampling.max_new_tokens or 0
+    assert tokens <= most
+    if end.finish == "length" and not end.message:
+        assert tokens == most
+    if was_admitted:
+        assert end.status not in (400, 429, 500)
+    return end.finish or ""
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "roomy": {"pages": 2000},
+    "tight": {"pages": 40},
+    "lpm-tight": {"pages": 40, "policy": "lpm"},
+    "no-cache": {"pages": 60, "uses_cache": False},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_request_ends_exactly_once(case: str) -> None:
+    options = dict(CASES[case])
+    pages = options.pop("pages")
+    limits = Limits(page_tokens=4, max_rows=12, step_tokens=48, context_tokens=200, **options)
+    scheduler, reasons = simulate(2500, limits, pages, seed=11, check_every=50)
+    assert reasons["stop"] and reasons["length"] and reasons["abort"]
+    assert (scheduler.stats.retractions_total > 0) == ("tight" in case or case == "no-cache")
+    assert scheduler.flush_cache() and scheduler.pages.free == scheduler.pages.total
+
+
+def test_a_full_queue_refuses_with_429_and_never_what_was_admitted() -> None:
+    scheduler = Scheduler(Limits(max_rows=1, max_queued_requests=2), pages=100)
+    for number in range(4):
+        scheduler.add(Request(f"r{number}", [1, 2, 3], SamplingParams()))
+        scheduler.plan()
+    (refused,) = scheduler.outputs
+    assert (refused.rid, refused.status, refused.finish) == ("r3", 429, "abort")
+
+
+def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
+    limits = Limits(page_tokens=4, step_tokens=64, context_tokens=200)
+    scheduler, machine = Scheduler(limits, pages=100), Machine(limits)
+    prefix = list(range(32))
+    for number in range(3):
+        scheduler.add(Request(f"r{number}", [*prefix, 50 + number, 60], SamplingParams(max_new_tokens=2)))
+    first = scheduler.plan()
+    assert first is not None and [start.row for start in first.joined] == [scheduler.sequences["r0"].row]
+    scheduler.complete(first, machine.execute(first))
+    second = scheduler.plan()
+    assert second is not None and [start.computed for start in second.joined] == [32, 32]
+
+
+def test_lpm_cannot_starve_a_request() -> None:
+    limits = Limits(page_tokens=4, max_rows=1, step_tokens=64, context_tokens=200, policy="lpm")
+    scheduler, machine = Scheduler(limits, pages=400), Machine(limits)
+    hot = list(range(40))
+    scheduler.add(Request("warm", [*hot, 1], SamplingParams(max_new_tokens=1)))
+    scheduler.add(Request("cold", [90] * 50, SamplingParams(max_new_tokens=1)))
+    number = 0
+    while "cold" in scheduler.sequences and number < 1000:
+        scheduler.add(Request(f"hot{number}", [*hot, 2, number % 7], SamplingParams(max_new_tokens=1)))
+        number += 1
+        plan = scheduler.plan()
+        if plan is not None:
+            scheduler.complete(plan, machine.execute(plan))
+    assert 2 < number < 200

@@ -1,0 +1,232 @@
+"""Whatever a client sends, the answer is a clear refusal, never a 500, and the server goes on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from sgcore.config import ServerOptions
+from sgcore.engine.sampling import CHECKS, NOT_SUPPORTED, sampling_from
+from sgcore.errors import RequestError
+from sgcore.server.app import create_app
+from tests.server.fake import FakeFrontend
+
+MESSAGES = [{"role": "user", "content": "a"}]
+POSTS = ["/generate", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/abort_request"]
+GOOD: dict[str, dict[str, Any]] = {
+    "/generate": {"text": "a", "sampling_params": {"max_new_tokens": 1}},
+    "/v1/completions": {"prompt": "a", "max_tokens": 1},
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 1},
+    "/tokenize": {"prompt": "a"},
+    "/detokenize": {"tokens": [97]},
+    "/abort_request": {"rid": "x"},
+}
+BROKEN: dict[str, bytes] = {
+    "empty": b"",
+    "not json": b"{",
+    "trailing": b"{} {}",
+    "array": b"[]",
+    "number": b"1",
+    "null": b"null",
+    "string": b'"a"',
+    "broken utf-8": b'{"text": "\xff\xfe"}',
+    "broken utf-8 key": b'{"\xff": 1}',
+    "nul": b"\x00",
+    "bom": b"\xef\xbb\xbf{}",
+    "nan": b'{"text": "a", "prompt": "a", "temperature": NaN}',
+    "infinity": b'{"text": "a", "prompt": "a", "temperature": Infinity}',
+    "overflow": b'{"text": "a", "prompt": "a", "temperature": 1e999}',
+    "lone surrogate": b'{"text": "\\ud800", "prompt": "\\ud800"}',
+    "deep arrays": b'{"text": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}",
+    "deep objects": b'{"unknown": ' + b'{"a":' * 200_000 + b"1" + b"}" * 200_000 + b"}",
+    "deep parameters": b'{"text": "a", "sampling_params": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+    "long number": b'{"text": "a", "prompt": "a", "n": ' + b"9" * 100_000 + b"}",
+}
+MAY_BE_IGNORED = ("overflow", "long number")
+"""Well-formed JSON: a route that doesn't know the field doesn't look at its value."""
+
+
+def assert_refused(reply: Any) -> Any:
+    assert 400 <= reply.status_code < 500, (reply.status_code, reply.text[:200])
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and error["message"]
+    assert len(reply.content) < 4096
+    return error
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_bodies(client: TestClient, path: str, name: str) -> None:
+    reply = client.post(path, content=BROKEN[name], headers={"content-type": "application/json"})
+    if name in MAY_BE_IGNORED and reply.status_code == 200:
+        return
+    assert_refused(reply)
+    assert client.post(path, json=GOOD[path]).status_code == 200
+
+
+WRONG: list[Any] = [True, -1, 10**30, 1.5, "x", "", [], {}, [None], [-1], [1.5], {"a": {}}, ["a", 1], [[[]]], -1e300]
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_wrong_types_in_every_field(client: TestClient, path: str, value: Any) -> None:
+    from sgcore.server.routes import ROUTES
+
+    (entry,) = [entry for entry in ROUTES if path in entry.paths]
+    for field in entry.body.__struct_fields__:
+        reply = client.post(path, json=GOOD[path] | {field: value})
+        assert reply.status_code < 500, (field, value, reply.text)
+        if reply.status_code >= 400:
+            assert_refused(reply)
+
+
+SAMPLING: list[tuple[str, Any]] = [
+    ("temperature", -0.1),
+    ("temperature", "hot"),
+    ("temperature", True),
+    ("temperature", math.nan),
+    ("temperature", math.inf),
+    ("temperature", 10**400),
+    ("top_p", 0),
+    ("top_p", 1.1),
+    ("top_k", -2),
+    ("top_k", 2.5),
+    ("top_k", 2**40),
+    ("min_p", -0.1),
+    ("frequency_penalty", 2.1),
+    ("presence_penalty", -2.1),
+    ("repetition_penalty", 0),
+    ("repetition_penalty", math.nan),
+    ("max_new_tokens", -1),
+    ("max_new_tokens", 1.5),
+    ("max_new_tokens", "5"),
+    ("max_new_tokens", 10**30),
+    ("min_new_tokens", 129),
+    ("n", 0),
+    ("n", 10**9),
+    ("stop", 5),
+    ("stop", [""]),
+    ("stop", ["a"] * 33),
+    ("stop", [1]),
+    ("stop", "a" * 5000),
+    ("stop_token_ids", [-1]),
+    ("stop_token_ids", "abc"),
+    ("stop_token_ids", [True]),
+    ("logit_bias", {"x": 1}),
+    ("logit_bias", {"5": math.nan}),
+    ("logit_bias", {"5": 101}),
+    ("logit_bias", {"٣": 1}),
+    ("logit_bias", {"9" * 5000: 1}),
+    ("logit_bias", []),
+    ("sampling_seed", 2**63),
+    ("ignore_eos", 1),
+    ("skip_special_tokens", "no"),
+    ("regex", "a"),
+    ("json_schema", "{}"),
+    ("temprature", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), SAMPLING, ids=lambda value: repr(value)[:24])
+def test_sampling_refusals_name_the_field(name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=name) as caught:
+        sampling_from({name: value})
+    assert caught.value.status == 400 and caught.value.param == name
+
+
+def test_sampling_accepts_nulls_aliases_and_every_name() -> None:
+    assert sampling_from(dict.fromkeys(CHECKS)) == sampling_from({}) == sampling_from(None)
+    assert sampling_from({"seed": 5}).sampling_seed == 5
+    assert sampling_from({"stop": "a"}).stop == ("a",)
+    assert sampling_from({"top_k": 0}).top_k == -1
+    assert sampling_from({}, {"temperature": 0.5}).temperature == 0.5
+    assert sampling_from({"temperature": 1}, {"temperature": 0.5}).temperature == 1
+    assert sampling_from({}).max_new_tokens == 128
+    assert sampling_from({}, fill_context=True).max_new_tokens is None
+    assert sampling_from(dict.fromkeys(NOT_SUPPORTED & set(CHECKS))) == sampling_from({})
+
+
+def test_a_misspelt_name_gets_a_hint(client: TestClient) -> None:
+    reply = client.post("/generate", json={"text": "a", "sampling_params": {"max_tokens": 5}})
+    assert "did you mean" in assert_refused(reply)["message"]
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("/generate", {}, "exactly one of text and input_ids"),
+    ("/generate", {"text": "a", "input_ids": [1]}, "exactly one"),
+    ("/generate", {"text": []}, "empty"),
+    ("/generate", {"input_ids": []}, "empty"),
+    ("/generate", {"input_ids": [[]]}, "empty"),
+    ("/generate", {"input_ids": [1, [2]]}, "token ids"),
+    ("/generate", {"input_ids": [-5]}, "token ids"),
+    ("/generate", {"input_ids": [10**30]}, "token ids"),
+    ("/generate", {"input_ids": [300]}, "vocabulary"),
+    ("/generate", {"text": "a" * 5000}, "4096"),
+    ("/generate", {"text": ["a", "b"], "sampling_params": [{}]}, "1 entries for 2"),
+    ("/generate", {"text": ["a", "b"], "rid": ["x", "x"]}, "twice"),
+    ("/generate", {"text": "a", "image_data": "http://x"}, "image_data is not supported"),
+    ("/generate", {"text": "a", "return_logprob": True, "top_logprobs_num": 10**6}, "top_logprobs_num"),
+    ("/generate", {"text": "a", "sampling_params": {"json_schema": "{}"}}, "not supported yet"),
+    ("/v1/completions", {}, "prompt"),
+    ("/v1/completions", {"prompt": []}, "empty"),
+    ("/v1/completions", {"prompt": ["a", 1]}, "token ids"),
+    ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix"),
+    ("/v1/completions", {"prompt": "a", "max_tokens": -1}, "max_tokens must be"),
+    ("/v1/completions", {"prompt": "a", "min_tokens": 99}, "min_tokens must be at most max_tokens"),
+    ("/v1/completions", {"prompt": "a", "logprobs": 21}, "logprobs must be from 0 to 20"),
+    ("/v1/completions", {"prompt": "a", "stream_options": {}}, "needs stream"),
+    ("/v1/chat/completions", {"messages": []}, "messages is empty"),
+    ("/v1/chat/completions", {"messages": [{"role": "refused", "content": ""}]}, "refused the messages"),
+    ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools is not supported"),
+    ("/v1/chat/completions", {"messages": MESSAGES, "response_format": {"type": "json_object"}}, "json_object"),
+    ("/v1/chat/completions", {"messages": MESSAGES, "top_logprobs": 2}, "needs logprobs"),
+    ("/v1/chat/completions", {"messages": MESSAGES, "chat_template_kwargs": {"chat_template": "x"}}, "may not set"),
+    ("/v1/chat/completions", {"messages": MESSAGES, "continue_final_message": True}, "assistant"),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "only text is",
+    ),
+    ("/tokenize", {}, "exactly one"),
+    ("/detokenize", {"tokens": [-1]}, "token ids"),
+    ("/detokenize", {"tokens": [10**9]}, "below"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "says"), REFUSED, ids=lambda value: repr(value)[:40])
+def test_refusals_say_what_is_wrong(client: TestClient, path: str, body: dict[str, Any], says: str) -> None:
+    assert says in assert_refused(client.post(path, json=body))["message"]
+
+
+def test_bodies_have_a_limit() -> None:
+    client = TestClient(create_app(FakeFrontend(), ServerOptions(max_body_bytes=1000)))
+    body = b'{"text": "' + b"a" * 2000 + b'"}'
+    kind = {"content-type": "application/json"}
+    declared = client.post("/generate", content=body, headers=kind)
+    counted = client.post("/generate", content=iter([body[:600], body[600:]]), headers=kind)
+    assert declared.status_code == counted.status_code == 413
+    assert "1000 bytes" in assert_refused(declared)["message"]
+
+
+def test_other_content_is_refused(client: TestClient) -> None:
+    reply = client.post("/generate", content=b"text=a", headers={"content-type": "application/x-www-form-urlencoded"})
+    assert reply.status_code == 415
+    assert client.post("/generate", content=b'{"text": "a"}').status_code == 200
+
+
+def test_unknown_routes_and_methods_have_the_same_shape(client: TestClient) -> None:
+    missing, wrong = client.get("/v1/nothing"), client.get("/v1/completions")
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert "/openapi.json" in assert_refused(missing)["message"]
+    assert "POST" in wrong.headers["allow"] and assert_refused(wrong)
+
+
+def test_an_unexpected_error_names_the_request(client: TestClient, frontend: FakeFrontend) -> None:
+    frontend.tokenizer.encode = None  # type: ignore[union-attr, method-assign, assignment]
+    reply = client.post("/tokenize", json={"prompt": "a"}, headers={"x-request-id": "r7"})
+    assert reply.status_code == 500 and reply.headers["x-request-id"] == "r7"
+    error = reply.json()["error"]
+    assert error["type"] == "server_error" and "r7" in error["message"] and "NoneType" not in error["message"]

@@ -1,0 +1,145 @@
+"""Hugging Face folders, with weights and with random ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from sgcore.errors import LaunchError
+from sgcore.weights.dummy import DummySource
+from sgcore.weights.loader import load_weights
+from sgcore.weights.safetensors import SafetensorsSource
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["A"], "hidden_size": 4}))
+    return tmp_path
+
+
+@pytest.fixture
+def tensors() -> dict[str, Tensor]:
+    return {"a": torch.randn(3, 4), "b": torch.randn(2).bfloat16()}
+
+
+def shard(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """One file a tensor, and the index."""
+    names = {name: f"model-{name}.safetensors" for name in tensors}
+    for name, file in names.items():
+        save_file({name: tensors[name]}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def refused(source: type, path: Path) -> str:
+    with pytest.raises(LaunchError) as caught:
+        source(path)
+    return f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_tensors(folder: Path, tensors: dict[str, Tensor], is_sharded: bool) -> None:
+    if is_sharded:
+        shard(folder, tensors)
+        save_file({"stray": torch.zeros(1)}, folder / "other.safetensors")
+    else:
+        save_file(tensors, folder / "model.safetensors")
+        save_file(tensors, folder / "consolidated.safetensors")
+    source = SafetensorsSource(folder)
+    loaded = dict(source.tensors())
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    assert source.tensor_count() == 2
+
+
+def test_a_single_file_stands_for_its_folder(folder: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, folder / "any.safetensors")
+    source = SafetensorsSource(folder / "any.safetensors")
+    assert (source.tensor_count(), source.hf_config()["hidden_size"]) == (2, 4)
+
+
+@pytest.mark.parametrize("source", [SafetensorsSource, DummySource])
+def test_configurations(source: Any, folder: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, folder / "model.safetensors")
+    assert source(folder).hf_config() == {"architectures": ["A"], "hidden_size": 4}
+    assert source(folder).generation_config() == {}
+    (folder / "generation_config.json").write_text('{"temperature": 0.6}')
+    assert source(folder).generation_config() == {"temperature": 0.6}
+
+
+def test_tokenizer_of_the_folder(folder: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"hi": 0, "?": 1}, unk_token="?")))
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(folder)
+    loaded = DummySource(folder).tokenizer()
+    assert loaded("hi").input_ids == [0]
+    assert loaded.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "x"
+
+
+def test_folder_without_tokenizer(folder: Path) -> None:
+    with pytest.raises(LaunchError, match="no tokenizer") as caught:
+        DummySource(folder).tokenizer()
+    assert "--tokenizer-path" in caught.value.hint
+
+
+def test_missing_folder_and_configuration(tmp_path: Path) -> None:
+    assert "is not a folder" in refused(DummySource, tmp_path / "none")
+    assert "config.json: No such file" in refused(DummySource, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert "is not valid JSON" in refused(DummySource, tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    assert "no JSON object" in refused(DummySource, tmp_path)
+
+
+def test_missing_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
+    assert "--load-format dummy" in refused(SafetensorsSource, folder)
+    shard(folder, tensors)
+    (folder / "model-b.safetensors").unlink()
+    assert "lacks model-b.safetensors" in refused(SafetensorsSource, folder)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 60, -1])
+def test_truncated_weights(folder: Path, tensors: dict[str, Tensor], keep: int) -> None:
+    file = folder / "model.safetensors"
+    save_file(tensors, file)
+    file.write_bytes(file.read_bytes()[:keep])
+    assert f"{file} is not a whole safetensors file" in refused(SafetensorsSource, folder)
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8, bias=False)
+        self.first = nn.Linear(300, 50)
+        self.second = nn.Linear(300, 50)
+        self.packed_int = nn.Parameter(torch.zeros(16, 4, dtype=torch.int32), requires_grad=False)
+
+
+def random_layers(folder: Path, seed: int = 0) -> Layers:
+    model = Layers()
+    load_weights(model, DummySource(folder), CPU, torch.float32, seed)
+    return model
+
+
+def test_random_weights(folder: Path) -> None:
+    model = random_layers(folder)
+    assert torch.equal(model.norm.weight, torch.ones(8))
+    assert model.first.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not torch.equal(model.first.weight, model.second.weight)
+    assert len(model.first.weight.unique(dim=0)) == 50
+    assert model.packed_int.any()
+
+
+def test_random_weights_are_their_seeds(folder: Path) -> None:
+    first, again, other = random_layers(folder), random_layers(folder), random_layers(folder, seed=1)
+    assert torch.equal(first.first.weight, again.first.weight)
+    assert not torch.equal(first.first.weight, other.first.weight)
