@@ -14,8 +14,12 @@ from torch import Tensor
 class Kernels:
     """Operations on contiguous tensors; nothing here keeps state."""
 
+    def pack(self, weight: Tensor) -> Tensor:
+        """The weight (out, in) in the layout that `linear` reads fastest; called once, after loading."""
+        return weight
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(tokens, in) x (out, in) -> (tokens, out)."""
+        """(tokens, in) x (out, in) -> (tokens, out); `weight` as it is or as `pack` returned it."""
         return F.linear(x, weight, bias)
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:

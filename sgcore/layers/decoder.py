@@ -87,7 +87,8 @@ class Decoder(nn.Module):
     def __init__(self, config: HfConfig, build: Build, style: DecoderStyle) -> None:
         super().__init__()
         hidden = int(config["hidden_size"])
-        self.embed_tokens = Embedding(build, int(config["vocab_size"]), hidden)
+        is_tied = bool(config.get("tie_word_embeddings"))
+        self.embed_tokens = Embedding(build, int(config["vocab_size"]), hidden, is_tied)
         rotary = RotaryTable(config, head_dim(config), build)
         count = int(config["num_hidden_layers"])
         self.layers = nn.ModuleList(DecoderLayer(config, build, i, rotary, style) for i in range(count))
@@ -113,7 +114,7 @@ class DecoderModel(nn.Module, Model):
     def __init__(self, hf_config: HfConfig, build: Build) -> None:
         super().__init__()
         self.model = Decoder(hf_config, build, self.style)
-        self.is_tied = bool(hf_config.get("tie_word_embeddings", False))
+        self.is_tied = self.model.embed_tokens.is_tied
         if not self.is_tied:
             vocabulary = int(hf_config["vocab_size"])
             self.lm_head = Linear(build, int(hf_config["hidden_size"]), vocabulary, name="lm_head")

@@ -21,6 +21,9 @@ class DenseLinear(LinearMethod):
         weight = torch.empty(sum(out_features), in_features, dtype=self.dtype, device=self.device)
         layer.weight = nn.Parameter(weight, requires_grad=False)
 
+    def finish(self, layer: nn.Module) -> None:
+        layer.weight = nn.Parameter(self.kernels.pack(layer.weight.data), requires_grad=False)  # type: ignore[arg-type]
+
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
         return self.kernels.linear(x, layer.weight, bias)  # type: ignore[arg-type]
 
@@ -39,23 +42,32 @@ class Linear(nn.Module):
             zeros = torch.zeros(sum(self.part_sizes), dtype=build.dtype, device=build.device)
             self.bias = nn.Parameter(zeros, requires_grad=False)
 
+    def finish(self) -> None:
+        """Let the method repack the loaded weight for the device."""
+        self.method.finish(self)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.method.apply(self, x, self.bias)
 
 
 class Embedding(nn.Module):
-    """Token embedding, and the output projection where the two are tied."""
+    """Token embedding; it is the output projection too where the two are tied."""
 
-    def __init__(self, build: Build, vocab_size: int, hidden: int) -> None:
+    def __init__(self, build: Build, vocab_size: int, hidden: int, is_tied: bool = False) -> None:
         super().__init__()
-        self.kernels = build.kernels
+        self.kernels, self.is_tied = build.kernels, is_tied
         self.weight = nn.Parameter(
             torch.empty(vocab_size, hidden, dtype=build.dtype, device=build.device), requires_grad=False
         )
+
+    def finish(self) -> None:
+        """Pack a tied weight for the projection; the lookup goes on reading it as it is."""
+        if self.is_tied:
+            self.packed = self.kernels.pack(self.weight.data)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.kernels.embedding(ids, self.weight)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(rows, hidden) -> (rows, vocabulary) with the embedding's own weight."""
-        return self.kernels.linear(hidden, self.weight)
+        return self.kernels.linear(hidden, self.packed)

@@ -14,6 +14,7 @@ from sgcore.cache.pool import KVPool
 from sgcore.engine.messages import TokenLogprobs
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
+from sgcore.layers.linear import Embedding, Linear
 from sgcore.plugins.plan import Plan
 from sgcore.runner.batch import ForwardBatch
 from sgcore.runner.rows import Rows, sampling_rows
@@ -51,6 +52,9 @@ class ModelRunner(Runner):
         self.model = self._build()
         source = self.plan.source.load()(self.plan.path)
         load_weights(self.model, source, self.device, self.dtype, int(self.plan.options["random_seed"]))
+        for module in self.model.modules():
+            if isinstance(module, Linear | Embedding):
+                module.finish()
         report.add("weights", f"{self._weight_bytes() / 2**20:,.0f} MiB in {time.perf_counter() - began:.1f} s")
         self._allocate(before.total, report)
 

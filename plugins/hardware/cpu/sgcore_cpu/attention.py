@@ -1,11 +1,13 @@
 """Paged attention through torch's scaled_dot_product_attention.
 
 Decode rows of similar length are gathered into one padded call, the query heads of a group standing in the query
-dimension, so that no key is repeated. Each prefill chunk is a call of its own.
+dimension, so that no key is repeated. Rows that share a long prefix attend to it in one call, and the two parts are
+merged by their log-sum-exp (as in arXiv 2501.01005). Each prefill chunk is a call of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,17 +20,47 @@ from sgcore.cache.pool import KVPool
 from sgcore.kernels import Kernels
 from sgcore.runner.batch import ForwardBatch
 
+SHARED_PAGES = 4
+"""Rows that have at least these pages in common attend to them together."""
+GATHERED_TOKENS = 16384
+"""Padded tokens of one decode call: what is gathered should stay in the processor's cache."""
+
+PageTable = np.ndarray
+
 
 @dataclass(slots=True)
 class DecodeGroup:
     """Decode rows that share one padded call."""
 
     rows: Tensor
-    pages: Tensor
+    table: Tensor
     """(rows, pages) padded with the scratch page."""
     lengths: Tensor
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-    """Additive mask (rows, 1, 1, pages * page_tokens) by window."""
+    shared: int
+    """Leading pages that all rows have in common."""
+    views: dict[tuple[int, int | None], DecodeView] = field(default_factory=dict)
+
+    def view(self, page_tokens: int, kv_heads: int, window: int | None) -> DecodeView:
+        """The group for one kind of layer, made once a step. A window reads no shared prefix."""
+        key = (kv_heads, window)
+        if key not in self.views:
+            shared = 0 if window is not None else self.shared
+            own = self.table[:, shared:]
+            mask = _length_mask(self.lengths - shared * page_tokens, own.shape[1] * page_tokens, window)
+            prefix = _places(self.table[:1, :shared], page_tokens, kv_heads) if shared else None
+            self.views[key] = DecodeView(_places(own, page_tokens, kv_heads), mask, prefix)
+        return self.views[key]
+
+
+@dataclass(slots=True)
+class DecodeView:
+    """Where a layer's keys and values stand: (rows, kv_heads, tokens) indices of head vectors in the pool."""
+
+    own: Tensor
+    mask: Tensor
+    """Additive mask (rows, 1, 1, tokens) of `own`."""
+    prefix: Tensor | None
+    """The prefix that the rows share, (1, kv_heads, tokens)."""
 
 
 @dataclass(slots=True)
@@ -62,19 +94,22 @@ class TorchNativeAttention(AttentionBackend):
         self.pool, self.kernels = pool, kernels
 
     def plan(self, batch: ForwardBatch) -> None:
-        batch.attention = Prepared(self._groups(batch), self._chunks(batch))
+        batch.attention = Prepared(list(self._groups(batch)), self._chunks(batch))
 
-    def _groups(self, batch: ForwardBatch) -> list[DecodeGroup]:
+    def _groups(self, batch: ForwardBatch) -> Iterator[DecodeGroup]:
         lengths = batch.lengths[: batch.decode_rows]
         pages = -(-lengths // self.pool.page_tokens)
-        sizes = np.where(pages > 4, 2 ** np.ceil(np.log2(np.maximum(pages, 1))), 4)
-        groups = []
-        for size in np.unique(sizes):
-            rows = np.flatnonzero(sizes == size)
-            table = batch.page_table[rows, : pages[rows].max()].astype(np.int64)
-            table[np.arange(table.shape[1]) >= pages[rows, None]] = 0
-            groups.append(DecodeGroup(*(torch.from_numpy(x) for x in (rows, table, lengths[rows]))))
-        return groups
+        table = batch.page_table[: batch.decode_rows].astype(np.int64)
+        table[np.arange(table.shape[1]) >= pages[:, None]] = 0
+        kinds = np.stack((_prefix_of(table, pages), _rounded(pages)))
+        for kind in np.unique(kinds, axis=1).T:
+            rows = np.flatnonzero((kinds == kind[:, None]).all(axis=0))
+            shared = _common_pages(table[rows], pages[rows]) if kind[0] else 0
+            width = int(pages[rows].max())
+            most = max(1, GATHERED_TOKENS // ((width - shared) * self.pool.page_tokens))
+            for part in np.split(rows, range(most, len(rows), most)):
+                arrays = (part, table[part, :width], lengths[part])
+                yield DecodeGroup(*map(torch.from_numpy, arrays), shared if len(part) > 1 else 0)
 
     def _chunks(self, batch: ForwardBatch) -> list[Chunk]:
         chunks = []
@@ -100,13 +135,19 @@ class TorchNativeAttention(AttentionBackend):
     def _decode(
         self, q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, scale: float, window: int | None
     ) -> Tensor:
+        """q (rows, heads, head_dim); keys and values are a layer's pool."""
         kv_heads = keys.shape[2]
-        k, v = (pool[group.pages].flatten(1, 2).transpose(1, 2) for pool in (keys, values))
-        if window not in group.masks:
-            group.masks[window] = _length_mask(group.lengths, k.shape[2], window, q.dtype)
+        view = group.view(self.pool.page_tokens, kv_heads, window)
         grouped = q.unflatten(1, (kv_heads, -1))
-        out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=group.masks[window], scale=scale)
-        return out.flatten(1, 2)
+        own, own_weight = _attend(grouped, _gather(keys, view.own), _gather(values, view.own), scale, view.mask)
+        if view.prefix is None:
+            return own.flatten(1, 2)
+        together = grouped.transpose(0, 1).reshape(1, kv_heads, -1, q.shape[2])
+        shared, weight = _attend(together, _gather(keys, view.prefix), _gather(values, view.prefix), scale)
+        shared, weight = (
+            x.reshape(kv_heads, len(q), *own.shape[2 : x.dim()]).transpose(0, 1) for x in (shared, weight)
+        )
+        return own.lerp(shared, (weight - own_weight).sigmoid().unsqueeze(-1)).flatten(1, 2)
 
     def _prefill(
         self,
@@ -130,12 +171,54 @@ class TorchNativeAttention(AttentionBackend):
         return out.squeeze(0).transpose(0, 1)
 
 
-def _length_mask(lengths: Tensor, width: int, window: int | None, dtype: torch.dtype) -> Tensor:
+def _prefix_of(table: PageTable, pages: PageTable) -> PageTable:
+    """A number for each row that is the same where the first `SHARED_PAGES` are; 0 where no other row has them.
+
+    A page stands for all tokens up to its end, so rows with the same page there have all earlier ones in common.
+    """
+    if table.shape[1] <= SHARED_PAGES:
+        return np.zeros(len(table), np.int64)
+    page = np.where(pages > SHARED_PAGES, table[:, SHARED_PAGES - 1], 0)
+    _, place, count = np.unique(page, return_inverse=True, return_counts=True)
+    return np.where(count[place] > 1, page, 0)
+
+
+def _common_pages(table: PageTable, pages: PageTable) -> int:
+    """Leading pages that all rows have, short of the last page of any."""
+    differs = (table != table[0]).any(axis=0)
+    return min(int(differs.argmax()) if differs.any() else len(differs), int(pages.min()) - 1)
+
+
+def _rounded(pages: PageTable) -> PageTable:
+    """Page counts up to the next power of two: rows of one group waste less than half of a call."""
+    return 2 ** np.ceil(np.log2(np.maximum(pages, 4))).astype(np.int64)
+
+
+def _places(table: Tensor, page_tokens: int, kv_heads: int) -> Tensor:
+    """Indices (rows, kv_heads, tokens) of each head's vectors in a pool seen as (all vectors, head_dim)."""
+    slots = (table[:, :, None] * page_tokens + torch.arange(page_tokens)).flatten(1)
+    return slots[:, None, :] * kv_heads + torch.arange(kv_heads)[:, None]
+
+
+def _gather(pool: Tensor, places: Tensor) -> Tensor:
+    vectors = pool.view(-1, pool.shape[3]).index_select(0, places.flatten())
+    return vectors.view(*places.shape, pool.shape[3])
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention (batch, heads, queries, head_dim) and the log-sum-exp of its scores (batch, heads, queries)."""
+    if mask is not None:
+        mask = mask.to(q.dtype)
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return attend(q, k, v, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
+
+
+def _length_mask(lengths: Tensor, width: int, window: int | None) -> Tensor:
     place = torch.arange(width)
     hidden = place >= lengths[:, None]
     if window is not None:
         hidden |= place < lengths[:, None] - window
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None, None, :]
+    return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None, None, :]
 
 
 def _causal_mask(tokens: int, length: int, window: int | None, dtype: torch.dtype) -> Tensor:

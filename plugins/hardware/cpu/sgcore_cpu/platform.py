@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import torch
 from sgcore.api import Memory, Platform
 from sgcore.kernels import Kernels
 from sgcore_cpu.kernels import CpuKernels
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt(3)."""
 
 
 class CpuPlatform(Platform):
@@ -24,6 +28,7 @@ class CpuPlatform(Platform):
     def initialise(self, rank: int) -> torch.device:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.set_flush_denormal(True)
+        _keep_freed_memory()
         return torch.device("cpu")
 
     def memory(self) -> Memory:
@@ -35,6 +40,14 @@ class CpuPlatform(Platform):
 
     def kernels(self) -> Kernels:
         return CpuKernels()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the memory of large temporaries: otherwise each is mapped and zeroed by the kernel anew."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _group_limit() -> int | None:
