@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,9 +17,16 @@ class KVPool:
     def __init__(self, spec: CacheSpec, pages: int, page_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         self.page_tokens = page_tokens
         shapes = [(pages, page_tokens, layer.kv_heads, layer.head_dim) for layer in spec.layers]
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self.keys = [_zeros(shape, dtype, device) for shape in shapes]
+        self.values = [_zeros(shape, dtype, device) for shape in shapes]
 
     def tensors(self) -> list[Tensor]:
         """Every pool tensor, for page copies."""
         return self.keys + self.values
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on the host they take memory only once they are written to (calloc)."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
