@@ -5,6 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 30000
 JOBS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
@@ -46,8 +47,8 @@ docs: $(STAMPS)/installed ## write docs/reference from the code
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sgcore.server.pages docs/reference
 
-bench-cpu: setup ## measure CPU speed against peers
-	$(BIN)/python bench/cpu.py
+bench-cpu: setup ## measure CPU speed against peers; BENCH_ARGS are flags of bench/cpu.py
+	$(BIN)/python bench/cpu.py $(BENCH_ARGS)
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,88 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
-import psutil
 import pytest
 
-from sgcore.testing.sample import sample_model_path
+from tests.integration.serving import MODEL, Server, needs_model
 
-MODEL = sample_model_path()
-pytestmark = [
-    pytest.mark.skipif(MODEL is None, reason="the sample model's package is not installed"),
-    pytest.mark.timeout(600),
-]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """A `sgcore serve` process on a free port."""
-
-    def __init__(self, log: Path, *flags: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "sgcore.cli", "serve", str(MODEL), "--port", str(self.port)]
-        self.log = log
-        with log.open("w") as out:
-            self.process = subprocess.Popen(
-                [*command, "--served-model-name", "smol", "--max-total-tokens", "16384", *flags], stdout=out, stderr=out
-            )
-        self._wait_ready()
-
-    def _wait_ready(self) -> None:
-        for _ in range(1200):
-            if self.process.poll() is not None:
-                raise AssertionError(self.log.read_text())
-            try:
-                if httpx2.get(f"{self.url}/ready", timeout=5).status_code == 200:
-                    return
-            except httpx2.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError("the server did not become ready")
-
-    @property
-    def core(self) -> psutil.Process:
-        (child,) = [
-            p for p in psutil.Process(self.process.pid).children() if "sgcore.engine.process" in " ".join(p.cmdline())
-        ]
-        return child
-
-    def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300, **options)
-
-    def running(self) -> int:
-        text = httpx2.get(f"{self.url}/metrics", timeout=30).text
-        found = re.search(r"^sgcore:num_running_reqs\{[^}]*\} (\S+)", text, re.MULTILINE)
-        return int(float(found.group(1))) if found else -1
-
-    def stop(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server") / "log")
-    yield started
-    assert started.stop() == 0, started.log.read_text()
+pytestmark = [needs_model, pytest.mark.timeout(600)]
 
 
 def ask(client: openai.OpenAI, text: str, **options: Any) -> Any:
@@ -167,7 +97,7 @@ def test_64_clients_at_once(server: Server) -> None:
 
 
 def test_kill_of_the_core_under_load(tmp_path: Path) -> None:
-    server = Server(tmp_path / "log")
+    server = Server(tmp_path / "log").wait_ready()
     client = server.client()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(ask, client, "Count to a thousand.", max_tokens=1500) for _ in range(8)]

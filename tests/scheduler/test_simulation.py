@@ -1,26 +1,38 @@
-"""Many requests through the scheduler on a runner that computes nothing: each ends exactly once, no page is lost."""
+"""10,000 requests through the scheduler on the null platform: each ends exactly once, no page is lost or shared."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sgcore.api import StartReport
 from sgcore.engine.messages import Output, Request, SamplingParams
-from sgcore.runner.rows import Rows, sampling_rows
 from sgcore.scheduler.scheduler import Limits, Scheduler
 from sgcore.scheduler.step import StepPlan, StepResult
+from sgcore_null.platform import NullRunner
+from tests.server.fake import make_plan
+
+VOCABULARY = 97
 
 
-class Machine:
+class Machine(NullRunner):
     """A runner that checks what it is told: pages cover what is computed, and belong to one writer."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, pages: int) -> None:
+        plan = make_plan(
+            page_size=limits.page_tokens,
+            max_total_tokens=(pages - 1) * limits.page_tokens,
+            max_running_requests=limits.max_rows,
+        )
+        super().__init__(replace(plan, hf_config={"vocab_size": VOCABULARY}, context_tokens=limits.context_tokens))
+        self.load(StartReport())
+        assert self.pages == pages
         self.limits = limits
-        self.rows = Rows(limits.max_rows, limits.context_tokens, limits.page_tokens)
         self.active: set[int] = set()
 
     def execute(self, step: StepPlan) -> StepResult:
@@ -28,46 +40,51 @@ class Machine:
         joined = {start.row for start in step.joined}
         assert not joined & self.active
         self.active |= joined
-        self.rows.apply(step)
         assert step.tokens <= max(self.limits.step_tokens, len(step.decode) + self.limits.page_tokens)
+        result = super().execute(step)
         self._check_writers(step)
-        rows = sampling_rows(step)
-        result = StepResult([int(self.rows.known[row]) % 97 for row in rows])
-        self.rows.advance(step, result)
         return result
 
     def _check_writers(self, step: StepPlan) -> None:
-        writers: dict[int, int] = {}
-        work = [(row, int(self.rows.computed[row]), 1) for row in step.decode]
-        work += [(chunk.row, chunk.start, chunk.count) for chunk in step.chunks]
-        for row, start, count in work:
-            assert row in self.active and self.rows.computed[row] == start
-            for place in range(start // self.limits.page_tokens, (start + count - 1) // self.limits.page_tokens + 1):
+        """After the step: the pages it wrote are in no other row's table."""
+        page_tokens = self.limits.page_tokens
+        users: Counter[int] = Counter()
+        for row in self.active:
+            users.update(self.rows.page_table[row, : -(-int(self.rows.computed[row]) // page_tokens)].tolist())
+        work = [(row, 1) for row in step.decode] + [(chunk.row, chunk.count) for chunk in step.chunks]
+        assert len({row for row, _ in work}) == len(work)
+        for row, count in work:
+            assert row in self.active
+            end = int(self.rows.computed[row])
+            for place in range((end - count) // page_tokens, (end - 1) // page_tokens + 1):
                 page = int(self.rows.page_table[row, place])
-                assert page != 0 and writers.setdefault(page, row) == row
+                assert 0 < page < self.pages and users[page] == 1
+        assert all(self.rows.computed[c.row] == c.start + c.count for c in step.chunks)
 
 
 def make_request(draw: random.Random, number: int, now: float) -> Request:
     """Some share long prefixes, some are as large as the pool allows, some have no time."""
     shared = [draw.randrange(4)] * draw.choice([0, 0, 8, 40])
-    prompt = shared + [draw.randrange(97) for _ in range(draw.choice([1, 3, 17, 60]))]
+    prompt = shared + [draw.randrange(VOCABULARY) for _ in range(draw.choice([1, 3, 17, 60]))]
     sampling = SamplingParams(max_new_tokens=draw.choice([0, 1, 5, 30]), min_new_tokens=0)
     deadline = now + draw.choice([0.0, 0.001, 0.01]) if draw.random() < 0.05 else None
-    return Request(f"r{number}", prompt, sampling, stop_ids=[draw.randrange(97)], deadline=deadline)
+    return Request(f"r{number}", prompt, sampling, stop_ids=[draw.randrange(VOCABULARY)], deadline=deadline)
 
 
 def check_invariants(scheduler: Scheduler) -> None:
-    held = sum(len(s.pages) - s.tree_pages for s in scheduler.sequences.values() if s.row >= 0)
-    tree = scheduler.tree
-    assert scheduler.pages.free + tree.evictable_pages + tree.locked_pages + held == scheduler.pages.total
-    assert scheduler.pages.violations == 0 and not tree.check()
+    """Every page has exactly one owner: the free list, the tree (which checks its own) or one sequence."""
+    private = [page for s in scheduler.sequences.values() if s.row >= 0 for page in s.pages[s.tree_pages :]]
+    tree, pages = scheduler.tree, scheduler.pages
+    assert not tree.check() and len(set(private)) == len(private)
+    assert not any(map(pages.is_free, private)) and pages.violations == 0
+    assert pages.free + tree.evictable_pages + tree.locked_pages + len(private) == pages.total
     assert len(scheduler.waiting) == sum(s.row < 0 for s in scheduler.sequences.values())
     assert scheduler._queued_tokens == sum(len(s.tokens) for s in scheduler.sequences.values() if s.row < 0)
 
 
 def simulate(count: int, limits: Limits, pages: int, seed: int, check_every: int) -> tuple[Scheduler, Counter[str]]:
     draw = random.Random(seed)
-    scheduler, machine = Scheduler(limits, pages), Machine(limits)
+    scheduler, machine = Scheduler(limits, pages), Machine(limits, pages)
     ends: dict[str, list[Output]] = defaultdict(list)
     tokens: Counter[str] = Counter()
     admitted: set[str] = set()
@@ -106,8 +123,11 @@ def check_end(request: Request, ends: list[Output], tokens: int, was_admitted: b
     assert tokens <= most
     if end.finish == "length" and not end.message:
         assert tokens == most
-    if was_admitted:
-        assert end.status not in (400, 429, 500)
+    assert end.status in ((200, 499, 504) if was_admitted else (200, 429, 499, 504))
+    if end.status == 504:
+        return "late"
+    if end.status == 429:
+        return "refused"
     return end.finish or ""
 
 
@@ -115,6 +135,7 @@ CASES: dict[str, dict[str, Any]] = {
     "roomy": {"pages": 2000},
     "tight": {"pages": 40},
     "lpm-tight": {"pages": 40, "policy": "lpm"},
+    "short-queue": {"pages": 40, "max_queued_requests": 12},
     "no-cache": {"pages": 60, "uses_cache": False},
 }
 
@@ -124,9 +145,10 @@ def test_every_request_ends_exactly_once(case: str) -> None:
     options = dict(CASES[case])
     pages = options.pop("pages")
     limits = Limits(page_tokens=4, max_rows=12, step_tokens=48, context_tokens=200, **options)
-    scheduler, reasons = simulate(2500, limits, pages, seed=11, check_every=50)
-    assert reasons["stop"] and reasons["length"] and reasons["abort"]
-    assert (scheduler.stats.retractions_total > 0) == ("tight" in case or case == "no-cache")
+    scheduler, reasons = simulate(2000, limits, pages, seed=11, check_every=50)
+    assert all(reasons[end] for end in ("stop", "length", "abort", "late"))
+    assert (reasons["refused"] > 0) == (case == "short-queue")
+    assert (scheduler.stats.retractions_total > 0) == (case != "roomy")
     assert scheduler.flush_cache() and scheduler.pages.free == scheduler.pages.total
 
 
@@ -139,9 +161,17 @@ def test_a_full_queue_refuses_with_429_and_never_what_was_admitted() -> None:
     assert (refused.rid, refused.status, refused.finish) == ("r3", 429, "abort")
 
 
+def test_a_deadline_is_its_own_requests() -> None:
+    scheduler = Scheduler(Limits(), pages=100)
+    for deadline in (time.monotonic() + 0.01, None):
+        scheduler.add(Request("same", [1, 2, 3], SamplingParams(), deadline=deadline))
+        scheduler.abort("same") if deadline else time.sleep(0.02)
+    assert scheduler.plan() is not None and "same" in scheduler.sequences
+
+
 def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
     limits = Limits(page_tokens=4, step_tokens=64, context_tokens=200)
-    scheduler, machine = Scheduler(limits, pages=100), Machine(limits)
+    scheduler, machine = Scheduler(limits, pages=100), Machine(limits, 100)
     prefix = list(range(32))
     for number in range(3):
         scheduler.add(Request(f"r{number}", [*prefix, 50 + number, 60], SamplingParams(max_new_tokens=2)))
@@ -154,7 +184,7 @@ def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
 
 def test_lpm_cannot_starve_a_request() -> None:
     limits = Limits(page_tokens=4, max_rows=1, step_tokens=64, context_tokens=200, policy="lpm")
-    scheduler, machine = Scheduler(limits, pages=400), Machine(limits)
+    scheduler, machine = Scheduler(limits, pages=400), Machine(limits, 400)
     hot = list(range(40))
     scheduler.add(Request("warm", [*hot, 1], SamplingParams(max_new_tokens=1)))
     scheduler.add(Request("cold", [90] * 50, SamplingParams(max_new_tokens=1)))

@@ -1,0 +1,46 @@
+"""The scripts of `bench/` run and write what they print; their figures are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+def run(script: str, tmp_path: Path, *words: str) -> tuple[str, Any]:
+    """What it printed and wrote."""
+    file = tmp_path / "record.json"
+    done = subprocess.run(
+        [sys.executable, BENCH / f"{script}.py", "--output", str(file), *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(file.read_text())
+
+
+def test_sizes(tmp_path: Path) -> None:
+    printed, record = run("sizes", tmp_path)
+    rows = {row["package"]: row for row in record["tables"]["Core"]}
+    parts = [row["lines"] for name, row in rows.items() if name.startswith("sgcore/")]
+    assert sum(parts) == rows["sgcore, all"]["lines"] > rows["sgcore, all"]["code"] > 1000
+    assert "| sgcore/engine |" in printed
+
+
+def test_overhead(tmp_path: Path) -> None:
+    few = ["--rows", "4", "--waiting", "0", "50", "--turns", "20", "--requests", "30"]
+    printed, record = run("overhead", tmp_path, *few)
+    tables = record["tables"]
+    assert [len(rows) for rows in tables.values()] == [4, 4]
+    assert all(0 < row["turn_ms"] <= row["turn_max_ms"] for rows in tables.values() for row in rows)
+    assert "Steady decode" in printed
+
+
+@pytest.mark.parametrize("script", ["cpu", "startup", "export_sample"])
+def test_help(script: str) -> None:
+    done = subprocess.run([sys.executable, BENCH / f"{script}.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage:" in done.stdout
