@@ -26,6 +26,7 @@ from sgcore.plugins.resolve import resolve
 
 WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 12, 60, 12
 TOP_KERNELS = 14
+MOST_TOKENS = 300
 
 
 class Nowhere:
@@ -82,7 +83,7 @@ def fill(core: EngineCore, rows: int, tokens: int, prefix: int) -> None:
     shared = [[draw.randrange(100, 32000) for _ in range(prefix)] for _ in range(-(-rows // 32))]
     for row in range(rows):
         ids = shared[row // 32] + [draw.randrange(100, 32000) for _ in range(tokens - prefix)]
-        core.handle(Request(f"r{row}", ids, SamplingParams(temperature=0.0, max_new_tokens=4096, ignore_eos=True)))
+        core.handle(Request(f"r{row}", ids, SamplingParams(temperature=0.0, max_new_tokens=MOST_TOKENS, ignore_eos=True)))
     while len(core.scheduler.decoding) < rows or core.scheduler.prefilling:
         core.step()
     for _ in range(WARM_STEPS):
