@@ -18,7 +18,7 @@ class CudaPlatform(Platform):
     name = "cuda"
     device_type = "cuda"
     dtypes = ("bfloat16", "float16", "float32")
-    default_attention = "triton"
+    default_attention = "triton_cudnn"
     memory_share = 0.88
     run_ahead = 1
     can_capture = True

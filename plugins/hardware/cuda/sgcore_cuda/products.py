@@ -20,8 +20,8 @@ LIBRARIES = ("cublas", "cublaslt")
 REPEATS = 7
 CACHE_BYTES = 96 << 20
 """More than any device's L2: written between two measurements, so that the weight comes from memory."""
-EXACT_TOKENS = 512
-"""Up to here every number of tokens is its own shape; above, powers of two stand for what is between them."""
+GRAINS = ((64, 8), (512, 32))
+"""Up to so many tokens, multiples of so many stand for what is between them; above, powers of two."""
 
 Shape = tuple[int, int, int]
 
@@ -110,4 +110,5 @@ def cache_file() -> Path:
 
 
 def _rounded(tokens: int) -> int:
-    return tokens if tokens <= EXACT_TOKENS else 1 << (tokens - 1).bit_length()
+    grain = next((grain for most, grain in GRAINS if tokens <= most), 1 << (tokens - 1).bit_length())
+    return -(-tokens // grain) * grain

@@ -43,7 +43,7 @@ class TritonKernels(Kernels):
         return super().add_norm_gated(x, residual, norm, eps, weight, bias)
 
     def silu_mul(self, x: Tensor) -> Tensor:
-        return norms.silu_mul(x) if norms.takes(x) else super().silu_mul(x)
+        return norms.silu_mul(x) if norms.takes_gated(x) else super().silu_mul(x)
 
     def rotary_write(
         self,

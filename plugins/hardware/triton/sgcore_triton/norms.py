@@ -42,6 +42,11 @@ def takes(x: Tensor, residual: Tensor | None = None) -> bool:
     return runs_here(x) and x.dtype in FLOATS and x.shape[-1] <= LARGEST_HIDDEN and same
 
 
+def takes_gated(x: Tensor) -> bool:
+    """Whether `silu_mul` takes this: of any width."""
+    return runs_here(x) and x.dtype in FLOATS
+
+
 def _as_rows(x: Tensor) -> Tensor:
     """(rows, size) with a last stride of one; a copy only where no view is one."""
     rows = x.reshape(-1, x.shape[-1])
