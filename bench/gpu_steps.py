@@ -83,7 +83,9 @@ def fill(core: EngineCore, rows: int, tokens: int, prefix: int) -> None:
     shared = [[draw.randrange(100, 32000) for _ in range(prefix)] for _ in range(-(-rows // 32))]
     for row in range(rows):
         ids = shared[row // 32] + [draw.randrange(100, 32000) for _ in range(tokens - prefix)]
-        core.handle(Request(f"r{row}", ids, SamplingParams(temperature=0.0, max_new_tokens=MOST_TOKENS, ignore_eos=True)))
+        core.handle(
+            Request(f"r{row}", ids, SamplingParams(temperature=0.0, max_new_tokens=MOST_TOKENS, ignore_eos=True))
+        )
     while len(core.scheduler.decoding) < rows or core.scheduler.prefilling:
         core.step()
     for _ in range(WARM_STEPS):

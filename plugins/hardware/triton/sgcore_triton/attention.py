@@ -138,10 +138,13 @@ class TritonAttention(AttentionBackend):
         return self._find_groups(batch, _single_rows(batch)) is not None
 
     def plan(self, batch: ForwardBatch) -> None:
-        single = _single_rows(batch)
-        decode = self._plan_decode(batch, single) if len(single) or batch.is_static else None
-        chunks = np.flatnonzero(np.diff(batch.starts) > 1)
-        batch.attention = Prepared(decode, self._plan_prefill(batch, chunks) if len(chunks) else None)
+        single, size = _single_rows(batch), batch.size
+        chunks = np.setdiff1d(np.arange(len(batch.rows)), single, assume_unique=True)
+        has_decode, has_chunks = (len(single), len(chunks)) if size is None else (size.decode_rows, size.chunk_tokens)
+        batch.attention = Prepared(
+            self._plan_decode(batch, single) if has_decode else None,
+            self._plan_prefill(batch, chunks) if has_chunks else None,
+        )
 
     def _find_groups(self, batch: ForwardBatch, rows: Ints) -> Groups | None:
         # Single rows mostly stand in front: a view spares a copy of the table.
@@ -150,10 +153,11 @@ class TritonAttention(AttentionBackend):
 
     def _plan_decode(self, batch: ForwardBatch, rows: Ints) -> DecodePlan:
         groups = self._find_groups(batch, rows)
-        inputs = (batch.starts[:-1][rows], batch.lengths[rows], batch.rows[rows])
+        inputs = (batch.starts[rows], batch.lengths[rows], batch.rows[rows])
         sizes = (self._kv_heads, self._workers)
         work = decode_work(*inputs, groups, self.pool.page_tokens, *sizes)
-        put, count, is_static = batch.inputs.put, batch.decode_rows, batch.is_static
+        put, is_static = batch.inputs.put, batch.size is not None
+        count = batch.size.decode_rows if batch.size else len(rows)
         items = own_capacity(count, *sizes)
         plan = DecodePlan(put(_padded(work.own, items if is_static else 0)), self._counters(batch), work.partials)
         if is_static:
@@ -165,14 +169,18 @@ class TritonAttention(AttentionBackend):
 
     def _counters(self, batch: ForwardBatch) -> Tensor:
         """Zeros, (rows, kv_heads): which every launch leaves as it found them. A captured graph keeps its address."""
-        size = max(len(batch.pages), batch.decode_rows) * self._kv_heads
+        size = max(len(batch.pages), len(batch.rows)) * self._kv_heads
         if not self._arrived or len(self._arrived[-1]) < size:
             self._arrived.append(torch.zeros(size, dtype=torch.int32, device=batch.pages.device))
         return self._arrived[-1]
 
     def _plan_prefill(self, batch: ForwardBatch, chunks: Ints) -> PrefillPlan:
         starts, lengths, places = batch.starts[chunks], batch.lengths[chunks], batch.rows[chunks]
-        tokens = batch.starts[chunks + 1] - starts
+        tokens = batch.counts[chunks]
+        if batch.size is not None:
+            tiles = batch.size.chunk_rows + batch.size.chunk_tokens // TILE_TOKENS
+            work = prefill_work(starts, tokens, lengths, places)
+            return PrefillPlan(batch.inputs.put(_padded(work, tiles)), tiles, [])
         is_dense = np.zeros(len(chunks), bool)
         if self.dense_tokens is not None:
             is_dense = (lengths == tokens) & (tokens >= self.dense_tokens)
@@ -266,8 +274,8 @@ class TritonAttention(AttentionBackend):
 
 
 def _single_rows(batch: ForwardBatch) -> Ints:
-    """Rows with one new token, decode rows and chunks alike."""
-    return np.flatnonzero(np.diff(batch.starts) == 1)
+    """Rows with one new token, decode rows and chunks alike; of a static batch those that decode."""
+    return np.arange(batch.decode_rows) if batch.size is not None else np.flatnonzero(batch.counts == 1)
 
 
 def _padded(items: Ints, capacity: int) -> Ints:

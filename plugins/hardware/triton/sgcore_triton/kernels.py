@@ -82,4 +82,6 @@ class TritonKernels(Kernels):
         return super().sample(logits, top_k, top_p, min_p, uniform)
 
     def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-        return sampling.logprobs(logits, tokens, top) if sampling.takes(logits) else super().logprobs(logits, tokens, top)
+        return (
+            sampling.logprobs(logits, tokens, top) if sampling.takes(logits) else super().logprobs(logits, tokens, top)
+        )

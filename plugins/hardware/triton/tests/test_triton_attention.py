@@ -14,7 +14,7 @@ import triton.runtime.interpreter as interpreter
 from sgcore.api import CacheSpec, LayerCache
 from sgcore.cache.pool import KVPool
 from sgcore.kernels import Kernels
-from sgcore.runner.batch import ForwardBatch
+from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore.runner.inputs import StepInputs
 from sgcore_triton.attention import TritonAttention
 
@@ -46,7 +46,7 @@ class Case:
         heads: tuple[int, int] = (4, 2),
         head_dim: int = 16,
         shared: dict[int, int] | None = None,
-        size: int | None = None,
+        size: StaticSize | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         random = np.random.default_rng()
@@ -67,12 +67,15 @@ class Case:
                 at = np.arange(length)
                 slots = torch.from_numpy(table[row, at // PAGE].astype(np.int64) * PAGE + at % PAGE)
                 pool.view(-1, *pool.shape[2:])[slots] = torch.randn(int(length), *pool.shape[2:]).to(dtype)
-        tokens = sum(self.news) if size is None else size
+        tokens = sum(self.news) if size is None else size.tokens
         qkv = torch.randn(tokens, self.heads + 2 * self.kv_heads, head_dim).to(dtype)
         self.q, self.k, self.v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        starts = np.concatenate(([0], np.cumsum(self.news)))
-        for begin, end, row, length in zip(starts[:-1], starts[1:], rows, lengths, strict=True):
-            self.k[begin:end], self.v[begin:end] = (x[-(end - begin) :] for x in self._row(row, length, table))
+        starts = np.cumsum(self.news) - self.news
+        if size is not None:
+            starts[len(decode) :] += size.decode_rows - len(decode)
+        for begin, new, row, length in zip(starts, self.news, rows, lengths, strict=True):
+            here = slice(begin, begin + new)
+            self.k[here], self.v[here] = (x[-new:] for x in self._row(row, length, table))
         # Rows stand anywhere in the runner's state.
         places = random.permutation(len(lengths) + 3)[: len(lengths)]
         pages = torch.zeros(len(lengths) + 3, width, dtype=torch.int32)
@@ -81,14 +84,15 @@ class Case:
         self.batch = ForwardBatch(
             positions=empty,
             slots=empty,
-            decode_rows=len(decode) if size is None else size,
+            decode_rows=len(decode),
             rows=places,
             starts=starts,
+            counts=np.array(self.news),
             lengths=lengths,
             page_table=table,
             pages=pages,
             inputs=StepInputs(torch.device("cpu"), 0),
-            is_static=size is not None,
+            size=size,
         )
 
     def _row(self, row: int, length: int, table: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +123,9 @@ class Case:
         actual = backend.forward(self.q, self.k, self.v, 0, SCALE, window, self.batch, softcap)
         assert actual.dtype == self.q.dtype
         expected = self.textbook(window, softcap)
-        error = (actual[: len(expected)].double() - expected).norm() / expected.norm()
+        begins = zip(self.batch.starts, self.news, strict=True)
+        mine = torch.cat([actual[begin : begin + new] for begin, new in begins]).double()
+        error = (mine - expected).norm() / expected.norm()
         assert error < (1e-5 if self.q.dtype == torch.float32 else 3e-3)
 
 
@@ -196,7 +202,7 @@ def test_groups_are_kept_while_they_hold() -> None:
 def test_a_static_batch_is_planned_for_its_size(shared: dict[int, int] | None) -> None:
     sizes = []
     for lengths in ([300, 290, 260, 5], [270, 257, 280]):
-        case = Case(lengths, shared=shared, size=8)
+        case = Case(lengths, shared=shared, size=StaticSize(8, 0, 0))
         backend = case.backend()
         assert backend.variant(case.batch) == bool(shared)
         case.check(backend)
@@ -218,3 +224,16 @@ def test_whole_chunks_may_be_dense(window: int | None) -> None:
     backend = case.backend(Dense)
     case.check(backend, window)
     assert len(case.batch.attention.prefill.dense) == 2
+
+
+@pytest.mark.parametrize("shared", [None, {1: 256, 2: 256}])
+def test_a_static_batch_with_chunks(shared: dict[int, int] | None) -> None:
+    sizes = []
+    for chunks in ([(0, 40), (33, 70), (20, 1)], [(130, 129)]):
+        case = Case([300, 290, 260], chunks, shared=shared, size=StaticSize(8, 160, 4))
+        case.check(case.backend())
+        prepared = case.batch.attention
+        sizes.append((len(prepared.decode.own), len(prepared.prefill.tiles), prepared.prefill.paged))
+    assert sizes[0] == sizes[1]
+    case = Case([], [(0, 40), (33, 70)], size=StaticSize(0, 128, 4))
+    case.check(case.backend())
