@@ -7,15 +7,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sgcore_triton.attention import TritonAttention
 
-LEAST_FLOP = 1e11
-"""cuDNN reaches 525 TFLOP/s on an H100, Triton's kernel less, but a call takes half a millisecond of host time."""
-
 
 class CudaAttention(TritonAttention):
     """The backend `triton_cudnn`."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    dense_tokens = 2048
+    """cuDNN reaches 525 TFLOP/s on an H100, Triton's kernel less; but a call takes half a millisecond of host time."""
 
     def attend_dense(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], set_priority=True):
