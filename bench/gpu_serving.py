@@ -67,6 +67,7 @@ def parse() -> Namespace:
     parser.add_argument("--shape", default="llama8b", help="a shape of offline.py")
     parser.add_argument("--rates", default="2,4,8", help="requests a second, one run each")
     parser.add_argument("--seconds", type=float, default=20.0, help="about how long each run sends requests")
+    parser.add_argument("--settle", type=float, default=10.0, help="idle seconds before the load: graphs are captured")
     parser.add_argument("--serve-args", default="", help="further flags of `sgcore serve`")
     return parser.parse_args()
 
@@ -78,6 +79,7 @@ def main() -> int:
         folder, port = Path(name), free_port()
         process = start(asked, port, folder / "server.log")
         try:
+            time.sleep(asked.settle)
             write_requests(folder / "warm.jsonl", 64, 1)
             load(port, folder / "warm.jsonl", 64, 12.0, folder)
             for number, rate in enumerate(map(float, asked.rates.split(","))):

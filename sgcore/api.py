@@ -223,6 +223,10 @@ class Runner(ABC):
     def pages(self) -> int:
         """Pages in the pool."""
 
+    def warm_up(self) -> bool:
+        """Called while there is nothing to do: prepare one kind of step that may come. False: all are prepared."""
+        return False
+
     @abstractmethod
     def launch(self, step: StepPlan) -> Pending:
         """Start to compute a step; the call that it returns waits for the step and gives its result.

@@ -48,7 +48,8 @@ class EngineCore:
     def run(self) -> None:
         """Until a shutdown command: take messages, compute a step. Waits when there is nothing to do."""
         while not self._is_stopping:
-            timeout = 0.0 if self.scheduler.has_work or self._launched else HEARTBEAT_S
+            is_busy = self.scheduler.has_work or self._launched or self.runner.warm_up()
+            timeout = 0.0 if is_busy else HEARTBEAT_S
             for message in self.channel.receive(timeout):
                 self.handle(message)
             self.step()

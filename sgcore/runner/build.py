@@ -70,8 +70,8 @@ def last_places(step: StepPlan, batch: ForwardBatch) -> Array:
 
 
 def padded_rows(rows: list[int], size: int | None, state: Rows) -> Array:
-    """Places in the device's state; padding's is the last."""
-    return padded(rows, size, len(state.known))
+    """Places in the device's state."""
+    return padded(rows, size, state.scratch)
 
 
 def padded(values: list[int], size: int | None, padding: int) -> Array:

@@ -28,12 +28,13 @@ MOST_GRAPHS = 256
 class StepGraphs(Generic[Outputs]):
     """Steps by key. The first step of a key runs as it is, which compiles what it needs; the second is captured."""
 
-    def __init__(self, platform: Platform, most_rows: int, most_tokens: int) -> None:
-        """Steps of up to `most_tokens` tokens are captured; 0: none."""
+    def __init__(self, platform: Platform, most_rows: int, most_tokens: int, mixed_tokens: int = 0) -> None:
+        """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual size of chunks."""
         self.platform = platform
         self.most_tokens = most_tokens
         self.most_rows = most_rows
         self._decode_rows = [size for size in DECODE_ROWS if size < most_rows] + [most_rows]
+        self._awaited = self._common_sizes(mixed_tokens) if most_tokens else []
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, tuple[Callable[[], None], Outputs]] = {}
 
@@ -43,13 +44,27 @@ class StepGraphs(Generic[Outputs]):
             return None
         if not step.chunks:
             return StaticSize(self._decode_rows[bisect_left(self._decode_rows, len(step.decode))], 0, 0)
-        tokens = step.tokens - len(step.decode)
+        return self._mixed_size(len(step.decode), step.tokens - len(step.decode), len(step.chunks))
+
+    def _mixed_size(self, decode_rows: int, tokens: int, chunks: int) -> StaticSize | None:
         grain = next((grain for most, grain in CHUNK_GRAINS if tokens <= most), 1024)
         tokens = _rounded(tokens, grain)
         chunk_rows = max(LEAST_CHUNKS, tokens // TOKENS_A_CHUNK)
-        if len(step.chunks) > chunk_rows:
+        if chunks > chunk_rows:
             return None
-        return StaticSize(min(_rounded(len(step.decode), MIXED_GRAIN), self.most_rows), tokens, chunk_rows)
+        return StaticSize(min(_rounded(decode_rows, MIXED_GRAIN), self.most_rows), tokens, chunk_rows)
+
+    def _common_sizes(self, mixed_tokens: int) -> list[tuple[StaticSize, bool]]:
+        """What will be asked for, the last first: most rows before few, and decode steps that draw at the end."""
+        decode = [StaticSize(rows, 0, 0) for rows in self._decode_rows]
+        rows = range(MIXED_GRAIN, self.most_rows + 1, MIXED_GRAIN)
+        mixed = [self._mixed_size(count, mixed_tokens, 1) for count in rows if mixed_tokens]
+        fitting = [size for size in mixed if size is not None and size.tokens <= self.most_tokens]
+        return [(size, True) for size in decode] + [(size, False) for size in fitting + decode]
+
+    def next_awaited(self) -> tuple[StaticSize, bool] | None:
+        """A size that will be asked for, and whether its rows draw; each once."""
+        return self._awaited.pop() if self._awaited else None
 
     def run(self, key: Hashable, compute: Callable[[], Outputs]) -> Outputs:
         """The outputs of `compute`, by replay where there is a graph. They stay valid until the key's next run."""

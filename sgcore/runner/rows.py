@@ -14,12 +14,12 @@ class Rows:
     """
 
     def __init__(self, rows: int, context_tokens: int, page_tokens: int) -> None:
-        self.page_tokens = page_tokens
-        self.tokens = np.zeros((rows, context_tokens + 1), np.int32)
-        self.known = np.zeros(rows, np.int64)
-        self.computed = np.zeros(rows, np.int64)
+        self.page_tokens, self.scratch = page_tokens, rows
+        """`scratch` is padding's row: it has the scratch page alone."""
+        self.tokens = np.zeros((rows + 1, context_tokens + 1), np.int32)
+        self.known = np.zeros(rows + 1, np.int64)
+        self.computed = np.zeros(rows + 1, np.int64)
         self.page_table = np.zeros((rows + 1, context_tokens // page_tokens + 2), np.int32)
-        """The last row is padding's: it has the scratch page alone."""
 
     def apply(self, step: StepPlan) -> None:
         """Rows that joined and pages that were appended."""

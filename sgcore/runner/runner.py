@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sgcore.api import AttentionBackend, Build, CacheSpec, Model, Pending, Platform, Runner, StartReport
 from sgcore.cache.pool import KVPool
+from sgcore.engine.messages import SamplingParams
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
 from sgcore.layers.linear import Embedding, Linear
 from sgcore.plugins.plan import Plan
-from sgcore.runner.batch import ForwardBatch
+from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore.runner.build import build_batch, chunk_tokens, last_places, padded_rows
 from sgcore.runner.graphs import StepGraphs
 from sgcore.runner.inputs import StepInputs
@@ -25,7 +26,7 @@ from sgcore.runner.rows import Rows, sampling_rows
 from sgcore.runner.sampler import Sampler
 from sgcore.runner.state import DeviceState
 from sgcore.runner.work import Computed, Work
-from sgcore.scheduler.step import StepPlan, StepResult
+from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan, StepResult
 from sgcore.weights.loader import load_weights
 
 INPUT_BYTES, INPUT_TOKEN_BYTES, INPUT_PAGE_BYTES = 4 << 20, 64, 16
@@ -113,7 +114,7 @@ class ModelRunner(Runner):
         self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2)
         can_capture = self.platform.can_capture and not options["enforce_eager"]
         most = max(rows, int(options["graph_tokens"] or 0)) if can_capture else 0
-        self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, most)
+        self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, most, int(options["mixed_chunk_size"] or 0))
 
     def _activation_bytes(self) -> int:
         """The largest step: the gated MLP's and the residuals' tokens, and float32 logits of every row."""
@@ -142,7 +143,7 @@ class ModelRunner(Runner):
     def launch(self, step: StepPlan) -> Pending:
         self.inputs.begin()
         self._apply(step)
-        work = self._prepare(step)
+        work = self._prepare(step, self._size(step))
         changes, copies = self.state.put(step, self.inputs), self._put_copies(step)
         self.inputs.send()
         if changes is not None:
@@ -161,10 +162,35 @@ class ModelRunner(Runner):
             if start.logprob_start >= 0 and start.top_logprobs >= 0:
                 self._prompt_wants[start.row] = (start.logprob_start, start.top_logprobs)
 
-    def _prepare(self, step: StepPlan) -> Work:
-        """The host's part: everything that a step needs is put into its inputs."""
+    @torch.inference_mode()
+    def warm_up(self) -> bool:
+        """Compile and capture the next size of step, on padding's row."""
+        awaited = self.graphs.next_awaited()
+        if awaited is None:
+            return False
+        size, draws = awaited
+        row = self.rows.scratch
+        sampling = SamplingParams(temperature=1.0 if draws else 0.0)
+        self.sampler.join(RowStart(row, [0], 1, 0, [], sampling, [], -1, -1))
+        step = StepPlan(0, decode=[row] if size.decode_rows else [])
+        if size.chunk_tokens:
+            step.chunks = [ChunkPlan(row, 0, min(size.chunk_tokens, self.plan.context_tokens), True)]
+        for _ in range(2):
+            self.inputs.begin()
+            work = self._prepare(step, size)
+            self.inputs.send()
+            self._compute(work)
+            Arrival(self.device).wait()
+            self.rows.computed[row] = self.rows.known[row] = 0
+        return True
+
+    def _size(self, step: StepPlan) -> StaticSize | None:
+        """Of the graph that computes the step; one that gives logprobs of a prompt has none."""
         wants_prompt = any(chunk.row in self._prompt_wants for chunk in step.chunks)
-        size = None if wants_prompt else self.graphs.size(step)
+        return None if wants_prompt else self.graphs.size(step)
+
+    def _prepare(self, step: StepPlan, size: StaticSize | None) -> Work:
+        """The host's part: everything that a step needs is put into its inputs."""
         put, rows = self.inputs.put, sampling_rows(step)
         batch = build_batch(step, self.rows, self.state.pages, self.inputs, size)
         variant = self.attention.variant(batch) if size else None
@@ -178,7 +204,7 @@ class ModelRunner(Runner):
         if step.chunks:
             work.chunk_ids = put(chunk_tokens(step, self.rows, size))
             work.last_places = put(last_places(step, batch))
-            work.prompts = self._prompt_targets(step, batch) if wants_prompt else []
+            work.prompts = self._prompt_targets(step, batch)
         if size is not None:
             work.key = (size, "none" if work.sampling is None else work.sampling.mode, variant)
         self.rows.advance(step)

@@ -22,12 +22,12 @@ class PageChanges:
 
 
 class DeviceState:
-    """One row more than the host's: padding reads and writes the last."""
+    """Places are those of `Rows`, padding's included."""
 
     def __init__(self, rows: Rows, device: torch.device) -> None:
         self._is_host = device.type == "cpu"
         self.width = rows.page_table.shape[1]
-        self.newest = torch.zeros(len(rows.page_table), dtype=torch.int64, device=device)
+        self.newest = torch.zeros(len(rows.known), dtype=torch.int64, device=device)
         """The token that each row's next decode step reads."""
         table = torch.from_numpy(rows.page_table)
         self.pages = table if self._is_host else table.to(device)

@@ -44,7 +44,6 @@ class CudaPlatform(Platform):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """A CUDA graph. Graphs share their memory, since one is replayed after another."""
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
         with torch.cuda.stream(self._capture_stream):
             # Only this thread's calls count: others may use the device meanwhile.
             graph.capture_begin(pool=self._graph_memory, capture_error_mode="thread_local")
