@@ -55,7 +55,9 @@ class ScheduleOptions(Options):
     max_running_requests: int = Field(256, gt=0, description="Rows in one step.")
     chunked_prefill_size: int = Field(512, gt=0, description="Token budget of one step, prefill and decode together.")
     mixed_chunk_size: int | None = Field(
-        None, gt=0, description="Most prefill tokens of a step that also decodes; chunked_prefill_size by default."
+        None,
+        gt=0,
+        description="Prefill tokens of a step that also decodes (up to 4 times with a backlog); all by default.",
     )
     max_queued_requests: int = Field(4096, gt=0, description="Requests that may wait; more get 429.")
     max_queued_tokens: int = Field(4_000_000, gt=0, description="Prompt tokens that may wait; more get 429.")

@@ -25,6 +25,9 @@ GROWTH_RATIO_DECAY = 0.998
 GROWTH_RATIO_STEP = 0.1
 MOST_GROWTH = 4096
 """Admission expects a row to use this share of the tokens it may still ask for (SGLang's new_token_ratio)."""
+MIXED_GROWTH = (4, 2)
+MIXED_STEPS = 32
+"""Prompts that would take more steps than this beside decode rows get up to four times their tokens in a step."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Limits:
     max_rows: int = 256
     step_tokens: int = 512
     mixed_tokens: int = 512
-    """Most prefill tokens of a step in which rows decode: bounds the time between their tokens."""
+    """Prefill tokens of a step in which rows decode: bounds the time between their tokens."""
     context_tokens: int = 4096
     max_queued_requests: int = 4096
     max_queued_tokens: int = 4_000_000
@@ -199,10 +202,17 @@ class Scheduler:
         return step
 
     def _prefill_budget(self, decode_rows: int) -> int:
-        """Prompt tokens of a step: a page at least, so that prompts advance whatever decodes."""
+        """Prompt tokens of a step: a page at least, so that prompts advance whatever decodes.
+
+        Beside decode rows they are few, so that tokens keep a steady pace, and more where many prompt tokens wait.
+        """
         limits = self.limits
         budget = max(limits.step_tokens - decode_rows, min(limits.page_tokens, limits.step_tokens))
-        return min(budget, limits.mixed_tokens) if decode_rows else budget
+        if not decode_rows:
+            return budget
+        backlog = self._queued_tokens + sum(s.target - s.computed for s in self.prefilling.values())
+        growth = next((g for g in MIXED_GROWTH if backlog > g * MIXED_STEPS * limits.mixed_tokens), 1)
+        return min(budget, growth * limits.mixed_tokens)
 
     def _launch(self, step: StepPlan) -> None:
         """Count a plan as computed, and remember whose its results are."""

@@ -13,8 +13,8 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 DEVICE = Path("/dev/nvidia0")
 STEP_TOKENS = 8192
 """A step of this many tokens fills the device; with fewer, products run below their best rate."""
-MIXED_TOKENS = 512
-"""Beside decode rows: their weights are read anyway, and so few more tokens hardly delay them."""
+MIXED_TOKENS = 256
+"""Beside decode rows: the weights are read for them anyway, and so few more tokens hardly delay them."""
 LAUNCH_S = 0.9e-3
 """Host time of a layer that is launched kernel by kernel."""
 FLOPS = 700e12

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sgcore_triton.targets import has_dependent_launch
 
-
 EARLY = 2
 
 

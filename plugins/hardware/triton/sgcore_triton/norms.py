@@ -38,7 +38,7 @@ def _norm_rows(
 
 def takes(x: Tensor, residual: Tensor | None = None) -> bool:
     """Whether the kernels here take these."""
-    same = residual is None or residual.dtype == x.dtype and residual.shape == x.shape
+    same = residual is None or (residual.dtype == x.dtype and residual.shape == x.shape)
     return runs_here(x) and x.dtype in FLOATS and x.shape[-1] <= LARGEST_HIDDEN and same
 
 
