@@ -7,9 +7,9 @@ imports torch for its annotations alone, so that the launcher can read it withou
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
     from sgcore.cache.pool import KVPool
     from sgcore.kernels import Kernels
+    from sgcore.layers.norm import RMSNorm
     from sgcore.plugins.plan import Plan
     from sgcore.runner.batch import ForwardBatch
+    from sgcore.scheduler.step import StepPlan, StepResult
 
 HfConfig = Mapping[str, Any]
 """`config.json` as a read-only mapping, with nested mappings for nested parts."""
+
+Pending: TypeAlias = "Callable[[], StepResult]"
+"""Waits for a launched step and gives its result."""
 
 
 @dataclass(frozen=True)
@@ -132,21 +137,31 @@ class AttentionBackend(ABC):
     """Attention over the paged cache (group `sgcore.attention`, name is `--attention-backend`)."""
 
     layout: ClassVar[PageLayout] = PageLayout()
+    pool: KVPool
 
     @abstractmethod
     def __init__(self, pool: KVPool, kernels: Kernels) -> None: ...
 
+    def variant(self, batch: ForwardBatch) -> Hashable:
+        """What a static batch needs beside its size; batches that differ in it are captured apart. Host arrays only."""
+        return None
+
     @abstractmethod
     def plan(self, batch: ForwardBatch) -> None:
-        """Host work of a step, once, before the layers: index tensors, masks. Stored on `batch.attention`."""
+        """Host work of a step, once, before the layers: index tensors, masks. Stored on `batch.attention`.
+
+        Host arrays reach the device through `batch.inputs`. For a static batch their sizes depend on
+        `batch.decode_rows` alone: what `forward` launches is captured once and replayed for other plans.
+        """
 
     @abstractmethod
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layer: int, scale: float, window: int | None, batch: ForwardBatch
     ) -> Tensor:
-        """Write k, v (tokens, kv_heads, head_dim) into the pool and attend with q (tokens, heads, head_dim).
+        """Attend with q (tokens, heads, head_dim); the pool holds this step's k and v already.
 
-        Returns (tokens, heads, head_dim). Tokens of a row attend to the row's earlier tokens and themselves.
+        k, v (tokens, kv_heads, head_dim) are what was written, for a backend that can use them as they are. Returns
+        (tokens, heads, head_dim). Tokens of a row attend to the row's earlier tokens and themselves.
         """
 
 
@@ -161,6 +176,10 @@ class Platform(ABC):
     default_attention: ClassVar[str]
     memory_share: ClassVar[float] = 0.85
     """Share of the memory for weights and cache, unless `--mem-fraction-static` says otherwise."""
+    run_ahead: ClassVar[int] = 0
+    """Steps launched before the result of the one before them is read, unless `--run-ahead` says otherwise."""
+    can_capture: ClassVar[bool] = False
+    """Whether `capture` works."""
 
     @abstractmethod
     def initialise(self, rank: int) -> torch.device:
@@ -172,6 +191,13 @@ class Platform(ABC):
     @abstractmethod
     def kernels(self) -> Kernels:
         """The device's overrides of the reference kernels."""
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record what `work` launches without running it; the call that it returns launches the same again.
+
+        Tensors stay at their addresses; `work` has run before, so that whatever it compiles is compiled.
+        """
+        raise RuntimeError(f"platform {self.name} captures nothing")
 
     def create_runner(self, plan: Plan) -> Runner:
         """The object that computes steps on this device."""
@@ -185,6 +211,8 @@ class Runner(ABC):
 
     page_tokens: int
     vocab_size: int
+    run_ahead: int = 0
+    """Steps that are launched before the result of the one before them is read."""
 
     @abstractmethod
     def load(self, report: StartReport) -> None:
@@ -196,8 +224,11 @@ class Runner(ABC):
         """Pages in the pool."""
 
     @abstractmethod
-    def execute(self, step: Any) -> Any:
-        """Compute one `StepPlan`; returns a `StepResult`."""
+    def launch(self, step: StepPlan) -> Pending:
+        """Start to compute a step; the call that it returns waits for the step and gives its result.
+
+        Steps are computed in the order of their launch.
+        """
 
     def close(self) -> None:
         """Give the device's memory back."""
@@ -227,6 +258,20 @@ class LinearMethod(ABC):
     @abstractmethod
     def apply(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
         """(tokens, in) -> (tokens, out)."""
+
+    def apply_normed(
+        self, layer: torch.nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`apply` to the normed sum of x and residual, and the sum: one kernel where a method has one."""
+        normed, total = norm.add(x, residual)
+        return self.apply(layer, normed, bias), total
+
+    def apply_gated(
+        self, layer: torch.nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`apply_normed`, then silu of the first half of the result times the second half, and the sum."""
+        both, total = self.apply_normed(layer, norm, x, residual, bias)
+        return norm.kernels.silu_mul(both), total
 
 
 class QuantScheme(ABC):

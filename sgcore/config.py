@@ -39,6 +39,8 @@ class RuntimeOptions(Options):
     max_total_tokens: int | None = Field(None, gt=0, description="KV pool in tokens; derived from memory by default.")
     page_size: int | None = Field(None, gt=0, description="Tokens a page; the attention backend's by default.")
     random_seed: int = Field(0, description="Seed of the requests that bring none, and of dummy weights.")
+    run_ahead: int | None = Field(None, ge=0, le=8, description="Steps launched ahead; the platform's by default.")
+    enforce_eager: bool = Field(False, description="Capture no graphs.")
     threads: int | None = Field(None, gt=0, description="Compute threads on a CPU; all cores by default.")
 
 

@@ -37,6 +37,25 @@ class Kernels:
         total = x + residual
         return self.rms_norm(total, weight, eps), total
 
+    def add_norm_linear(
+        self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`linear` of the normed sum `x + residual`, and the sum; without a residual the sum is `x`.
+
+        x, residual (tokens, in); norm (in,); weight as in `linear`.
+        """
+        normed, total = (
+            (self.rms_norm(x, norm, eps), x) if residual is None else self.add_rms_norm(x, residual, norm, eps)
+        )
+        return self.linear(normed, weight, bias), total
+
+    def add_norm_gated(
+        self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`silu_mul` of `add_norm_linear`, and the sum; `weight` has the gate's rows first, then as many of `up`."""
+        both, total = self.add_norm_linear(x, residual, norm, eps, weight, bias)
+        return self.silu_mul(both), total
+
     def silu_mul(self, x: Tensor) -> Tensor:
         """(tokens, 2 n) -> (tokens, n): silu of the first half times the second."""
         gate, up = x.chunk(2, dim=-1)
@@ -55,6 +74,31 @@ class Kernels:
         """Store k, v (tokens, kv_heads, head_dim) at `slots` (tokens,) of pool tensors (pages, page_tokens, ...)."""
         keys.flatten(0, 1)[slots] = k
         values.flatten(0, 1)[slots] = v
+
+    def rotary_write(
+        self,
+        qkv: Tensor,
+        heads: int,
+        norms: tuple[Tensor, Tensor, float] | None,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Split a fused projection, norm the heads of q and k where the model does, rotate them, store k and v.
+
+        qkv (tokens, (heads + 2 kv_heads) * head_dim), which may be overwritten; `norms` are the weights (head_dim,) of
+        q and k and their eps; cos, sin as in `rope`; keys, values, slots as in `write_kv`. Returns q (tokens, heads,
+        head_dim), k and v (tokens, kv_heads, head_dim), which may be views of `qkv`.
+        """
+        kv_heads, head_dim = keys.shape[2], keys.shape[3]
+        q, k, v = torch.split(qkv.view(len(qkv), -1, head_dim), [heads, kv_heads, kv_heads], dim=1)
+        if norms is not None:
+            q, k = self.rms_norm(q, norms[0], norms[2]), self.rms_norm(k, norms[1], norms[2])
+        q, k = self.rope(q, k, cos, sin)
+        self.write_kv(keys, values, k, v, slots)
+        return q, k, v
 
     def copy_pages(self, pool: Tensor, source: Tensor, target: Tensor) -> None:
         """Copy whole pages of one pool tensor; all reads happen before the writes."""
@@ -76,6 +120,10 @@ class Kernels:
         scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
         logits = torch.where(is_seen, scaled, logits)
         return logits - frequency * output_counts - presence * (output_counts > 0)
+
+    def greedy(self, logits: Tensor) -> Tensor:
+        """(rows, vocabulary) -> (rows,) int64: the most probable token, the lowest id among equals."""
+        return logits.argmax(-1)
 
     def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
         """One token for each row, by inverting the filtered distribution at `uniform` (rows,) in [0, 1).

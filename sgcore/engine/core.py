@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from sgcore.api import Runner, StartReport
+from sgcore.api import Pending, Runner, StartReport
 from sgcore.engine.messages import Abort, Command, Failed, FromCore, Outputs, Ready, Reply, Request, Stats, ToCore
 from sgcore.plugins.plan import Plan
 from sgcore.scheduler.scheduler import Limits, Scheduler
+from sgcore.scheduler.step import StepPlan
 
 log = logging.getLogger("sgcore.core")
 
@@ -38,6 +40,7 @@ class EngineCore:
         self.runner: Runner = plan.platform.load()().create_runner(plan)
         self.runner.load(report)
         self.scheduler = Scheduler(limits(plan, self.runner), self.runner.pages)
+        self._launched: deque[tuple[StepPlan, Pending]] = deque()
         self._is_stopping = False
         self._stats_due = 0.0
         pool = self.scheduler.pages.total * self.runner.page_tokens
@@ -46,7 +49,7 @@ class EngineCore:
     def run(self) -> None:
         """Until a shutdown command: take messages, compute a step. Waits when there is nothing to do."""
         while not self._is_stopping:
-            timeout = 0.0 if self.scheduler.has_work else HEARTBEAT_S
+            timeout = 0.0 if self.scheduler.has_work or self._launched else HEARTBEAT_S
             for message in self.channel.receive(timeout):
                 self.handle(message)
             self.step()
@@ -70,19 +73,35 @@ class EngineCore:
         self.channel.send(Reply(command.call, is_ok, stats=self.stats()))
 
     def step(self) -> None:
-        """Compute one step if there is one, and send what came of it. A step that fails ends its own requests."""
+        """Launch one step if there is one, take the oldest result if enough are on their way, send what came of it."""
         plan = self.scheduler.plan()
         if plan is not None:
-            try:
-                result = self.runner.execute(plan)
-            except Exception as error:
-                log.exception("step %d failed", plan.number)
-                self.scheduler.fail(plan, f"{type(error).__name__}: {error}")
-            else:
-                self.scheduler.complete(plan, result)
+            self._launch(plan)
+        if self._launched and (plan is None or len(self._launched) > self.runner.run_ahead):
+            self._collect()
         if self.scheduler.outputs:
             outputs, self.scheduler.outputs = self.scheduler.outputs, []
             self.channel.send(Outputs(outputs))
+
+    def _launch(self, plan: StepPlan) -> None:
+        try:
+            self._launched.append((plan, self.runner.launch(plan)))
+        except Exception as error:
+            self._fail(plan, error)
+
+    def _collect(self) -> None:
+        plan, pending = self._launched.popleft()
+        try:
+            result = pending()
+        except Exception as error:
+            self._fail(plan, error)
+        else:
+            self.scheduler.complete(plan, result)
+
+    def _fail(self, plan: StepPlan, error: Exception) -> None:
+        """A step that fails ends its own requests."""
+        log.error("step %d failed", plan.number, exc_info=error)
+        self.scheduler.fail(plan, f"{type(error).__name__}: {error}")
 
     def stats(self) -> Stats:
         """The present load."""

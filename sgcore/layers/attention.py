@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sgcore.api import AttentionBackend, LayerCache
+from sgcore.kernels import Kernels
 from sgcore.runner.batch import ForwardBatch
 
 
@@ -16,6 +17,7 @@ class Attention(nn.Module):
 
     def __init__(
         self,
+        kernels: Kernels,
         index: int,
         heads: int,
         kv_heads: int,
@@ -24,6 +26,7 @@ class Attention(nn.Module):
         scale: float | None = None,
     ) -> None:
         super().__init__()
+        self.kernels = kernels
         self.index, self.heads, self.kv_heads, self.head_dim, self.window = index, heads, kv_heads, head_dim, window
         self.scale = head_dim**-0.5 if scale is None else scale
 
@@ -34,4 +37,18 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: ForwardBatch) -> Tensor:
         """q (tokens, heads, head_dim), k and v (tokens, kv_heads, head_dim) -> (tokens, heads * head_dim)."""
+        pool = self.backend.pool
+        self.kernels.write_kv(pool.keys[self.index], pool.values[self.index], k, v, batch.slots)
+        return self._attend(q, k, v, batch)
+
+    def rotary(
+        self, qkv: Tensor, norms: tuple[Tensor, Tensor, float] | None, cos: Tensor, sin: Tensor, batch: ForwardBatch
+    ) -> Tensor:
+        """As `forward`, for a fused projection whose q and k are yet to be normed and rotated."""
+        pool = self.backend.pool
+        keys, values = pool.keys[self.index], pool.values[self.index]
+        q, k, v = self.kernels.rotary_write(qkv, self.heads, norms, cos, sin, keys, values, batch.slots)
+        return self._attend(q, k, v, batch)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, batch: ForwardBatch) -> Tensor:
         return self.backend.forward(q, k, v, self.index, self.scale, self.window, batch).flatten(1)

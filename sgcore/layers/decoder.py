@@ -24,27 +24,25 @@ class DecoderAttention(nn.Module):
 
     def __init__(self, config: HfConfig, build: Build, index: int, rotary: RotaryTable, style: DecoderStyle) -> None:
         super().__init__()
-        self.kernels, self.rotary = build.kernels, rotary
+        self.rotary = rotary
         heads = int(config["num_attention_heads"])
         kv_heads = int(config.get("num_key_value_heads") or heads)
-        self.head_dim = head_dim(config)
-        self.sizes = (heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.head_dim)
+        size, eps = head_dim(config), float(config["rms_norm_eps"])
+        sizes = (heads * size, kv_heads * size, kv_heads * size)
         name = f"model.layers.{index}.self_attn"
         hidden = int(config["hidden_size"])
-        self.qkv_proj = Linear(build, hidden, self.sizes, style.qkv_bias(config), f"{name}.qkv_proj")
-        self.o_proj = Linear(build, self.sizes[0], hidden, style.output_bias(config), f"{name}.o_proj")
-        self.attention = Attention(index, heads, kv_heads, self.head_dim, style.window(config, index))
+        self.qkv_proj = Linear(build, hidden, sizes, style.qkv_bias(config), f"{name}.qkv_proj")
+        self.o_proj = Linear(build, sizes[0], hidden, style.output_bias(config), f"{name}.o_proj")
+        self.attention = Attention(build.kernels, index, heads, kv_heads, size, style.window(config, index))
         if style.norms_qk:
-            self.q_norm = RMSNorm(build, self.head_dim, float(config["rms_norm_eps"]))
-            self.k_norm = RMSNorm(build, self.head_dim, float(config["rms_norm_eps"]))
+            self.q_norm, self.k_norm = RMSNorm(build, size, eps), RMSNorm(build, size, eps)
         self.norms_qk = style.norms_qk
 
-    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
-        q, k, v = (part.unflatten(1, (-1, self.head_dim)) for part in self.qkv_proj(x).split(self.sizes, dim=-1))
-        if self.norms_qk:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = self.kernels.rope(q, k, *self.rotary.gather(batch))
-        return self.o_proj(self.attention(q, k, v, batch))  # type: ignore[no-any-return]
+    def forward(self, norm: RMSNorm, x: Tensor, residual: Tensor | None, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """The block's output for the normed sum of x and residual, and the sum."""
+        qkv, total = self.qkv_proj.normed(norm, x, residual)
+        norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.norms_qk else None
+        return self.o_proj(self.attention.rotary(qkv, norms, *self.rotary.gather(batch), batch)), total
 
 
 class DecoderStyle:
@@ -76,9 +74,8 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMLP(build, hidden, int(config["intermediate_size"]), bool(config.get("mlp_bias")), name)
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-        x, residual = self.input_layernorm.add(x, residual)
-        x, residual = self.post_attention_layernorm.add(self.self_attn(x, batch), residual)
-        return self.mlp(x), residual
+        x, residual = self.self_attn(self.input_layernorm, x, residual, batch)
+        return self.mlp(self.post_attention_layernorm, x, residual)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):

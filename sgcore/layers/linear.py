@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sgcore.api import Build, LinearMethod
 from sgcore.kernels import Kernels
+from sgcore.layers.norm import RMSNorm
 
 
 class DenseLinear(LinearMethod):
@@ -26,6 +27,16 @@ class DenseLinear(LinearMethod):
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
         return self.kernels.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+
+    def apply_normed(
+        self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return self.kernels.add_norm_linear(x, residual, norm.weight, norm.eps, layer.weight, bias)  # type: ignore[arg-type]
+
+    def apply_gated(
+        self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return self.kernels.add_norm_gated(x, residual, norm.weight, norm.eps, layer.weight, bias)  # type: ignore[arg-type]
 
 
 class Linear(nn.Module):
@@ -48,6 +59,14 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.method.apply(self, x, self.bias)
+
+    def normed(self, norm: RMSNorm, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The product with the normed sum of x and residual, and the sum."""
+        return self.method.apply_normed(self, norm, x, residual, self.bias)
+
+    def gated(self, norm: RMSNorm, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `normed`, then silu of the first part times the second; and the sum."""
+        return self.method.apply_gated(self, norm, x, residual, self.bias)
 
 
 class Embedding(nn.Module):

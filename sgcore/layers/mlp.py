@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sgcore.api import Build
 from sgcore.layers.linear import Linear
+from sgcore.layers.norm import RMSNorm
 
 
 class GatedMLP(nn.Module):
@@ -13,9 +14,10 @@ class GatedMLP(nn.Module):
 
     def __init__(self, build: Build, hidden: int, intermediate: int, bias: bool = False, name: str = "mlp") -> None:
         super().__init__()
-        self.kernels = build.kernels
         self.gate_up_proj = Linear(build, hidden, (intermediate, intermediate), bias, f"{name}.gate_up_proj")
         self.down_proj = Linear(build, intermediate, hidden, bias, f"{name}.down_proj")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.kernels.silu_mul(self.gate_up_proj(x)))  # type: ignore[no-any-return]
+    def forward(self, norm: RMSNorm, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The block's output for the normed sum of x and residual, and the sum."""
+        gated, total = self.gate_up_proj.gated(norm, x, residual)
+        return self.down_proj(gated), total

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgcore.scheduler.step import RowStart, StepPlan, StepResult
+from sgcore.scheduler.step import RowStart, StepPlan
 
 
 class Rows:
-    """Arrays indexed by row. `tokens[row, :known[row]]` are known; `computed[row]` of them are in the cache."""
+    """Arrays indexed by row. `tokens` are those a row joined with; sampled ones stay on the device.
+
+    `computed[row]` tokens are in the cache and `known[row]` are sampled or given, once every launched step is done.
+    """
 
     def __init__(self, rows: int, context_tokens: int, page_tokens: int) -> None:
+        self.page_tokens = page_tokens
         self.tokens = np.zeros((rows, context_tokens + 1), np.int32)
         self.known = np.zeros(rows, np.int64)
         self.computed = np.zeros(rows, np.int64)
-        self.page_table = np.zeros((rows, context_tokens // page_tokens + 2), np.int32)
+        self.page_table = np.zeros((rows + 1, context_tokens // page_tokens + 2), np.int32)
+        """The last row is padding's: it has the scratch page alone."""
 
     def apply(self, step: StepPlan) -> None:
         """Rows that joined and pages that were appended."""
@@ -29,14 +34,12 @@ class Rows:
         self.computed[start.row] = start.computed
         self.page_table[start.row, : len(start.pages)] = start.pages
 
-    def advance(self, step: StepPlan, result: StepResult) -> None:
-        """Append the sampled tokens and count what was computed."""
-        rows = sampling_rows(step)
+    def advance(self, step: StepPlan) -> None:
+        """Count what a launched step computes and samples."""
         for chunk in step.chunks:
             self.computed[chunk.row] += chunk.count
         self.computed[step.decode] += 1
-        self.tokens[rows, self.known[rows]] = result.tokens
-        self.known[rows] += 1
+        self.known[sampling_rows(step)] += 1
 
 
 def sampling_rows(step: StepPlan) -> list[int]:

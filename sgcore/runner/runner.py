@@ -9,18 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sgcore.api import AttentionBackend, Build, CacheSpec, Model, Platform, Runner, StartReport
+from sgcore.api import AttentionBackend, Build, CacheSpec, Model, Pending, Platform, Runner, StartReport
 from sgcore.cache.pool import KVPool
-from sgcore.engine.messages import TokenLogprobs
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
 from sgcore.layers.linear import Embedding, Linear
 from sgcore.plugins.plan import Plan
-from sgcore.runner.batch import ForwardBatch
+from sgcore.runner.build import build_batch, chunk_tokens, last_places
+from sgcore.runner.graphs import StepGraphs
+from sgcore.runner.inputs import StepInputs
+from sgcore.runner.prompt_logprobs import PromptLogprobs, prompt_logprobs
+from sgcore.runner.readback import Arrival, Logprobs, to_host
 from sgcore.runner.rows import Rows, sampling_rows
-from sgcore.runner.sampler import Sampler, token_logprobs
-from sgcore.scheduler.step import ChunkPlan, StepPlan, StepResult
+from sgcore.runner.sampler import Sampler
+from sgcore.runner.state import DeviceState
+from sgcore.runner.work import Computed, Work
+from sgcore.scheduler.step import StepPlan, StepResult
 from sgcore.weights.loader import load_weights
+
+INPUT_BYTES, INPUT_TOKEN_BYTES, INPUT_PAGE_BYTES = 4 << 20, 64, 16
+"""Room for a step's arrays: work lists and logit edits, each token's, each page table entry's."""
 
 
 class ModelRunner(Runner):
@@ -35,6 +43,8 @@ class ModelRunner(Runner):
         self.backend_type = backend
         self.page_tokens = int(plan.options.get("page_size") or backend.layout.page_tokens)
         self.vocab_size = int(plan.hf_config["vocab_size"])
+        ahead = plan.options.get("run_ahead")
+        self.run_ahead = platform.run_ahead if ahead is None else int(ahead)
         self._pages = 0
         self._prompt_wants: dict[int, tuple[int, int]] = {}
 
@@ -86,12 +96,22 @@ class ModelRunner(Runner):
             if isinstance(module, Attention):
                 module.backend = attention
         self.attention = attention
-        rows = int(self.plan.options["max_running_requests"])
-        self.rows = Rows(rows, self.plan.context_tokens, self.page_tokens)
-        self.sampler = Sampler(self.kernels, self.vocab_size, self.device)
+        self._create_state()
         report.add("KV cache", f"{self._pages * page_bytes / 2**20:,.0f} MiB, {tokens:,} tokens")
         report.add("activations", f"{activations / 2**20:,.0f} MiB at most")
         report.add("memory left", f"{self.platform.memory().free / 2**20:,.0f} MiB of {total / 2**20:,.0f}")
+
+    def _create_state(self) -> None:
+        """What a step reads and changes, sized for the most rows and the longest context."""
+        options = self.plan.options
+        rows, tokens = int(options["max_running_requests"]), int(options["chunked_prefill_size"])
+        self.rows = Rows(rows, self.plan.context_tokens, self.page_tokens)
+        self.state = DeviceState(self.rows, self.device)
+        self.sampler = Sampler(self.kernels, self.vocab_size, self.device)
+        input_bytes = INPUT_BYTES + INPUT_TOKEN_BYTES * (tokens + rows) + INPUT_PAGE_BYTES * self.rows.page_table.size
+        self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2)
+        can_capture = self.platform.can_capture and not options["enforce_eager"]
+        self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, can_capture)
 
     def _activation_bytes(self) -> int:
         """The largest step: the gated MLP's and the residuals' tokens, and float32 logits of every row."""
@@ -117,19 +137,18 @@ class ModelRunner(Runner):
     # -- a step --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def execute(self, step: StepPlan) -> StepResult:
+    def launch(self, step: StepPlan) -> Pending:
+        self.inputs.begin()
         self._apply(step)
-        batch = self._batch(step)
-        self.attention.plan(batch)
-        hidden = self.model.forward(batch)
-        rows = sampling_rows(step)
-        prompt_logprobs = self._prompt_logprobs(step, hidden) if self._prompt_wants else {}
-        result = StepResult([], {}, prompt_logprobs)
-        if rows:
-            logits = self.model.logits(hidden[self._last_places(step)])
-            result.tokens, result.logprobs = self.sampler.sample(logits, rows)
-        self.rows.advance(step, result)
-        return result
+        work = self._prepare(step)
+        changes, copies = self.state.put(step, self.inputs), self._put_copies(step)
+        self.inputs.send()
+        if changes is not None:
+            self.state.apply(changes)
+        if copies is not None:
+            for pool in self.pool.tensors():
+                self.kernels.copy_pages(pool, *copies)
+        return self._read_back(step, work, self._compute(work))
 
     def _apply(self, step: StepPlan) -> None:
         for row in step.left:
@@ -139,57 +158,93 @@ class ModelRunner(Runner):
             self.sampler.join(start)
             if start.logprob_start >= 0 and start.top_logprobs >= 0:
                 self._prompt_wants[start.row] = (start.logprob_start, start.top_logprobs)
-        if step.copies:
-            source, target = torch.tensor(step.copies, device=self.device).unbind(1)
-            for pool in self.pool.tensors():
-                self.kernels.copy_pages(pool, source, target)
 
-    def _batch(self, step: StepPlan) -> ForwardBatch:
-        """Decode rows first, then chunks, as flat arrays."""
-        state = self.rows
-        rows = np.array(step.decode + [chunk.row for chunk in step.chunks], np.int64)
-        counts = np.array([1] * len(step.decode) + [chunk.count for chunk in step.chunks], np.int64)
-        begins = state.computed[rows]
-        starts = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(counts, out=starts[1:])
-        flat_rows = np.repeat(rows, counts)
-        positions = np.arange(starts[-1]) - np.repeat(starts[:-1] - begins, counts)
-        pages = state.page_table[flat_rows, positions // self.page_tokens].astype(np.int64)
-        slots = pages * self.page_tokens + positions % self.page_tokens
-        ids = state.tokens[flat_rows, positions].astype(np.int64)
-        lengths = begins + counts
-        table = state.page_table[rows, : int(lengths.max()) // self.page_tokens + 1]
-        input_ids, places, targets = (torch.from_numpy(x).to(self.device) for x in (ids, positions, slots))
-        return ForwardBatch(input_ids, places, targets, len(step.decode), starts, lengths, table)
+    def _prepare(self, step: StepPlan) -> Work:
+        """The host's part: everything that a step needs is put into its inputs."""
+        size = self.graphs.size(len(step.decode)) if not step.chunks else None
+        batch = build_batch(step, self.rows, self.state.pages, self.inputs, size)
+        variant = self.attention.variant(batch) if size else None
+        self.attention.plan(batch)
+        rows = sampling_rows(step)
+        padded = rows if size is None else rows + [len(self.rows.known)] * (size - len(rows))
+        work = Work(
+            batch,
+            self.inputs.put(np.array(step.decode if size is None else padded, np.int64)),
+            self.inputs.put(np.array(padded, np.int64)),
+            self.sampler.plan(rows, self.inputs, size) if rows else None,
+        )
+        work.key = None if size is None or work.sampling is None else (size, work.sampling.mode, variant)
+        if step.chunks:
+            work.chunk_ids = self.inputs.put(chunk_tokens(step, self.rows))
+            work.last_places = self.inputs.put(last_places(step))
+            work.prompts = self._prompt_targets(step)
+        self.rows.advance(step)
+        return work
 
-    def _last_places(self, step: StepPlan) -> Tensor:
-        """Where the hidden state of each sampling row's last token stands in the batch."""
-        places = list(range(len(step.decode)))
-        end = len(step.decode)
-        for chunk in step.chunks:
-            end += chunk.count
-            if chunk.is_last:
-                places.append(end - 1)
-        return torch.tensor(places, device=self.device)
+    def _put_copies(self, step: StepPlan) -> tuple[Tensor, Tensor] | None:
+        if not step.copies:
+            return None
+        source, target = np.array(step.copies, np.int64).T
+        return self.inputs.put(source), self.inputs.put(target)
 
-    def _prompt_logprobs(self, step: StepPlan, hidden: Tensor) -> dict[int, list[TokenLogprobs]]:
-        found = {}
-        begin = len(step.decode)
+    def _compute(self, work: Work) -> Computed:
+        if work.key is None:
+            return self._forward(work)
+        return self.graphs.run(work.key, lambda: self._forward(work))
+
+    def _forward(self, work: Work) -> Computed:
+        ids = self.state.newest[work.decode_rows]
+        work.batch.input_ids = ids if work.chunk_ids is None else torch.cat((ids, work.chunk_ids))
+        hidden = self.model.forward(work.batch)
+        computed = Computed(hidden if work.prompts else None)
+        if work.sampling is not None:
+            logits = self.model.logits(hidden if work.last_places is None else hidden[work.last_places])
+            if work.sampling.mode is None:
+                computed.logits = logits
+            else:
+                computed.tokens = self._choose(logits, work)
+        return computed
+
+    def _choose(self, logits: Tensor, work: Work) -> Tensor:
+        assert work.sampling is not None
+        tokens = self.sampler.choose(logits, work.sampling)
+        self.state.newest.index_copy_(0, work.sampling_rows, tokens)
+        return tokens
+
+    def _read_back(self, step: StepPlan, work: Work, computed: Computed) -> Pending:
+        """Ask for what the host wants of a step; the call that it returns waits for it."""
+        rows, sampling, logprobs = sampling_rows(step), work.sampling, None
+        tokens = computed.tokens
+        if sampling is not None and computed.logits is not None:
+            tokens = self._choose(computed.logits, work)
+            logprobs = self.sampler.logprobs(computed.logits, tokens, sampling)
+            logprobs = logprobs and logprobs.to_host()
+        chosen = None if tokens is None else to_host(tokens[: len(rows)])
+        prompts = self._prompt_logprobs(work, computed.hidden)
+        arrival = Arrival(self.device)
+
+        def pending() -> StepResult:
+            arrival.wait()
+            result = StepResult([] if chosen is None else chosen.tolist())
+            if logprobs is not None and sampling is not None:
+                asked = (rows[place] for place in sampling.logprob_top)
+                result.logprobs = dict(zip(asked, logprobs.entries(), strict=True))
+            for (row, wanted), arrived in zip(work.prompts, prompts, strict=True):
+                result.prompt_logprobs[row] = wanted.entries(arrived)
+            return result
+
+        return pending
+
+    def _prompt_logprobs(self, work: Work, hidden: Tensor | None) -> list[Logprobs]:
+        if hidden is None:
+            return []
+        return [wanted.logprobs(self.model, self.kernels, hidden).to_host() for _, wanted in work.prompts]
+
+    def _prompt_targets(self, step: StepPlan) -> list[tuple[int, PromptLogprobs]]:
+        found, begin = [], len(step.decode)
         for chunk in step.chunks:
             if chunk.row in self._prompt_wants:
-                found[chunk.row] = self._chunk_logprobs(chunk, hidden[begin : begin + chunk.count])
+                wants = self._prompt_wants[chunk.row]
+                found.append((chunk.row, prompt_logprobs(chunk, begin, self.rows, *wants, self.inputs)))
             begin += chunk.count
         return found
-
-    def _chunk_logprobs(self, chunk: ChunkPlan, hidden: Tensor) -> list[TokenLogprobs]:
-        """Entries of prompt positions [start, ...] that this chunk's hidden states predict."""
-        wanted, top = self._prompt_wants[chunk.row]
-        tokens = self.rows.tokens[chunk.row, : self.rows.known[chunk.row]].astype(np.int64)
-        entries = [TokenLogprobs(int(tokens[0]), None)] if chunk.start == 0 and wanted == 0 else []
-        first = max(chunk.start + 1, wanted)
-        last = min(chunk.start + chunk.count + 1, len(tokens))
-        if first < last:
-            logits = self.model.logits(hidden[first - 1 - chunk.start : last - 1 - chunk.start])
-            targets = torch.from_numpy(tokens[first:last]).to(logits.device)
-            entries += token_logprobs(self.kernels, logits, targets, [top] * (last - first))
-        return entries

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sgcore.engine.messages import SamplingParams, TokenLogprobs
+from sgcore.engine.messages import SamplingParams
 from sgcore.kernels import Kernels
+from sgcore.runner.inputs import StepInputs
+from sgcore.runner.readback import Logprobs
 from sgcore.scheduler.step import RowStart
 
 GREEDY_TEMPERATURE = 1e-6
@@ -43,8 +45,56 @@ class RowSampling:
         return bool(wanted.frequency_penalty or wanted.presence_penalty or wanted.repetition_penalty != 1.0)
 
 
+@dataclass(slots=True)
+class Draws:
+    """Arrays of the rows that draw, (drawn,) each; `places` are theirs among the step's sampling rows."""
+
+    places: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    uniform: Tensor
+
+
+@dataclass(slots=True)
+class Edit:
+    """One row whose logits are changed before sampling."""
+
+    place: int
+    state: RowSampling
+    strengths: Tensor | None
+    """(3, 1, 1) float32: frequency, presence and repetition penalty."""
+    biases: tuple[Tensor, Tensor] | None
+    """Token ids and what is added."""
+    forbidden: Tensor | None
+    """Ids that may not be sampled yet."""
+
+
+@dataclass(slots=True)
+class SamplingPlan:
+    """What the sampling rows of one step need, with its arrays on the way to the device."""
+
+    states: list[RowSampling]
+    draws: Draws | None
+    edits: list[Edit]
+    logprob_places: Tensor | None
+    logprob_top: dict[int, int]
+    """Place -> how many alternatives; for the rows that want logprobs."""
+
+    @property
+    def mode(self) -> str | None:
+        """What can be captured with the forward pass; None: the logits are needed outside of a graph."""
+        if self.edits or self.logprob_top:
+            return None
+        return "greedy" if self.draws is None else "drawn"
+
+
 class Sampler:
-    """Samples the rows of a step. The same request draws the same tokens whatever else is in the batch."""
+    """Samples the rows of a step. The same request draws the same tokens whatever else is in the batch.
+
+    `plan` is the host's part and knows no logits; `choose` and `logprobs` are the device's and wait for nothing.
+    """
 
     def __init__(self, kernels: Kernels, vocab_size: int, device: torch.device) -> None:
         self.kernels, self.vocab_size, self.device = kernels, vocab_size, device
@@ -60,80 +110,96 @@ class Sampler:
             row.is_seen[torch.tensor(start.tokens, dtype=torch.long)] = True
         self.rows[start.row] = row
 
-    def sample(self, logits: Tensor, rows: list[int]) -> tuple[list[int], dict[int, TokenLogprobs]]:
-        """logits (rows, vocabulary) -> a token for each row, and logprobs by row for those that asked.
+    def plan(self, rows: list[int], inputs: StepInputs, capacity: int | None = None) -> SamplingPlan:
+        """Put what `choose` needs for these rows, and count their draw. `capacity`: rows of a static batch.
 
-        Logprobs are the model's own: before bias, penalties, temperature and filters.
+        What a captured graph reads is put first, in sizes that depend on the capacity alone.
         """
         states = [self.rows[row] for row in rows]
-        scores = self._edited(logits, states)
-        chosen = scores.argmax(-1)
         drawn = [place for place, state in enumerate(states) if not state.is_greedy]
-        if drawn:
-            chosen[drawn] = self._draw(scores[drawn].float(), [states[place] for place in drawn])
-        tokens: list[int] = chosen.tolist()
-        logprobs = self._logprobs(logits, chosen, rows, states)
-        for state, token in zip(states, tokens, strict=True):
+        draws = self._draws(drawn, states, inputs, capacity) if drawn else None
+        edits = [_edit(place, state, inputs) for place, state in enumerate(states) if state.edits_logits]
+        top = {place: state.top_logprobs for place, state in enumerate(states) if state.top_logprobs >= 0}
+        places = inputs.put(np.array(list(top), np.int64)) if top else None
+        for state in states:
             state.known += 1
-            if state.output_counts is not None and state.is_seen is not None:
-                state.output_counts[token] += 1
-                state.is_seen[token] = True
-        return tokens, logprobs
+        return SamplingPlan(states, draws, edits, places, top)
 
-    def _edited(self, logits: Tensor, states: list[RowSampling]) -> Tensor:
-        places = [place for place, state in enumerate(states) if state.edits_logits]
-        if not places:
-            return logits
-        scores = logits.float().clone()
-        for place in places:
-            scores[place] = self._edit_row(scores[place], states[place])
-        return scores
-
-    def _edit_row(self, scores: Tensor, state: RowSampling) -> Tensor:
-        wanted = state.sampling
-        if state.output_counts is not None and state.is_seen is not None:
-            strengths = (wanted.frequency_penalty, wanted.presence_penalty, wanted.repetition_penalty)
-            columns = [torch.tensor([[value]], device=scores.device) for value in strengths]
-            scores = self.kernels.penalise(scores[None], state.output_counts[None], state.is_seen[None], *columns)[0]
-        for token, bias in (wanted.logit_bias or {}).items():
-            scores[token] += bias
-        if state.known - state.prompt_tokens < wanted.min_new_tokens:
-            scores[state.stop_ids] = float("-inf")
-        return scores
-
-    def _draw(self, scores: Tensor, states: list[RowSampling]) -> Tensor:
-        def column(values: list[float], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=scores.device)
-
-        wanted = [state.sampling for state in states]
-        temperature = column([w.temperature for w in wanted], torch.float32)
-        uniform = [counter_uniform(w.sampling_seed or 0, s.known) for w, s in zip(wanted, states, strict=True)]
-        return self.kernels.sample(
-            scores / temperature[:, None],
-            column([w.top_k if w.top_k > 0 else self.vocab_size for w in wanted], torch.long),
-            column([w.top_p for w in wanted], torch.float32),
-            column([w.min_p for w in wanted], torch.float32),
-            column(uniform, torch.float64),
+    def _draws(self, drawn: list[int], states: list[RowSampling], inputs: StepInputs, capacity: int | None) -> Draws:
+        # A place that is repeated draws the same again.
+        places = drawn if capacity is None else drawn + drawn[-1:] * (capacity - len(drawn))
+        wanted = [states[place].sampling for place in places]
+        uniform = [counter_uniform(w.sampling_seed or 0, states[p].known) for p, w in zip(places, wanted, strict=True)]
+        top_k = [w.top_k if w.top_k > 0 else self.vocab_size for w in wanted]
+        return Draws(
+            inputs.put(np.array(places, np.int64)),
+            inputs.put(np.array([w.temperature for w in wanted], np.float32)),
+            inputs.put(np.array(top_k, np.int64)),
+            inputs.put(np.array([w.top_p for w in wanted], np.float32)),
+            inputs.put(np.array([w.min_p for w in wanted], np.float32)),
+            inputs.put(np.array(uniform, np.float64)),
         )
 
-    def _logprobs(
-        self, logits: Tensor, chosen: Tensor, rows: list[int], states: list[RowSampling]
-    ) -> dict[int, TokenLogprobs]:
-        places = [place for place, state in enumerate(states) if state.top_logprobs >= 0]
-        if not places:
-            return {}
-        top = [states[place].top_logprobs for place in places]
-        entries = token_logprobs(self.kernels, logits[places], chosen[places], top)
-        return {rows[place]: entry for place, entry in zip(places, entries, strict=True)}
+    def choose(self, logits: Tensor, plan: SamplingPlan) -> Tensor:
+        """logits (rows, vocabulary) -> tokens (rows,) int64."""
+        scores = self._edited(logits, plan.edits) if plan.edits else logits
+        chosen = self.kernels.greedy(scores)
+        if plan.draws is not None:
+            self._draw(scores, chosen, plan.draws)
+        for place, state in enumerate(plan.states):
+            if state.output_counts is not None and state.is_seen is not None:
+                token = chosen[place : place + 1]
+                state.output_counts.scatter_add_(0, token, torch.ones_like(token, dtype=torch.float32))
+                state.is_seen.scatter_(0, token, torch.ones_like(token, dtype=torch.bool))
+        return chosen
+
+    def _draw(self, scores: Tensor, chosen: Tensor, draws: Draws) -> None:
+        tempered = scores[draws.places].float() / draws.temperature[:, None]
+        tokens = self.kernels.sample(tempered, draws.top_k, draws.top_p, draws.min_p, draws.uniform)
+        chosen.index_copy_(0, draws.places, tokens)
+
+    def _edited(self, logits: Tensor, edits: list[Edit]) -> Tensor:
+        scores = logits.float().clone()
+        for edit in edits:
+            scores[edit.place] = self._edit_row(scores[edit.place], edit)
+        return scores
+
+    def _edit_row(self, scores: Tensor, edit: Edit) -> Tensor:
+        state = edit.state
+        if edit.strengths is not None and state.output_counts is not None and state.is_seen is not None:
+            seen = (state.output_counts[None], state.is_seen[None])
+            scores = self.kernels.penalise(scores[None], *seen, *edit.strengths.unbind())[0]
+        if edit.biases is not None:
+            scores = scores.index_add(0, *edit.biases)
+        if edit.forbidden is not None:
+            scores = scores.index_fill(0, edit.forbidden, float("-inf"))
+        return scores
+
+    def logprobs(self, logits: Tensor, chosen: Tensor, plan: SamplingPlan) -> Logprobs | None:
+        """The model's own for the rows that asked: before bias, penalties, temperature and filters."""
+        if plan.logprob_places is None:
+            return None
+        places = plan.logprob_places
+        return token_logprobs(self.kernels, logits[places], chosen[places], list(plan.logprob_top.values()))
 
 
-def token_logprobs(kernels: Kernels, logits: Tensor, tokens: Tensor, top: list[int]) -> list[TokenLogprobs]:
-    """One entry a row; row i also gets its `top[i]` most probable tokens."""
-    picked, values, ids = (x.tolist() for x in kernels.logprobs(logits, tokens, max(top)))
-    return [
-        TokenLogprobs(token, logprob, list(zip(values[i][: top[i]], ids[i][: top[i]], strict=True)))
-        for i, (token, logprob) in enumerate(zip(tokens.tolist(), picked, strict=True))
-    ]
+def _edit(place: int, state: RowSampling, inputs: StepInputs) -> Edit:
+    wanted = state.sampling
+    strengths = biases = forbidden = None
+    if state.penalises:
+        values = (wanted.frequency_penalty, wanted.presence_penalty, wanted.repetition_penalty)
+        strengths = inputs.put(np.array(values, np.float32).reshape(3, 1, 1))
+    if wanted.logit_bias:
+        ids, added = zip(*wanted.logit_bias.items(), strict=True)
+        biases = (inputs.put(np.array(ids, np.int64)), inputs.put(np.array(added, np.float32)))
+    if state.known - state.prompt_tokens < wanted.min_new_tokens:
+        forbidden = inputs.put(np.array(state.stop_ids, np.int64))
+    return Edit(place, state, strengths, biases, forbidden)
+
+
+def token_logprobs(kernels: Kernels, logits: Tensor, tokens: Tensor, top: list[int]) -> Logprobs:
+    """Of each row's token; row i also gets its `top[i]` most probable tokens."""
+    return Logprobs(tokens, *kernels.logprobs(logits, tokens, max(top)), top)
 
 
 def counter_uniform(seed: int, position: int) -> float:

@@ -42,7 +42,11 @@ class Limits:
 
 
 class Scheduler:
-    """Requests in, step plans out; step results in, outputs out. Knows no tensor."""
+    """Requests in, step plans out; step results in, outputs out. Knows no tensor.
+
+    `plan` may be called again before `complete` of the last plan: a plan counts as computed at once, since the device
+    does the steps in order. For the same reason a page that is freed may be given out at once.
+    """
 
     def __init__(self, limits: Limits, pages: int) -> None:
         self.limits = limits
@@ -58,6 +62,8 @@ class Scheduler:
         self._in_flight: dict[tuple[int, bytes], Sequence] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._step = StepPlan(0)
+        self._steps = 0
+        self._launched: dict[int, list[tuple[Sequence, int]]] = {}
         self._left: list[int] = []
         self._queued_tokens = 0
         self._admissions = 0
@@ -115,10 +121,10 @@ class Scheduler:
 
     def fail(self, step: StepPlan, message: str) -> None:
         """A step raised: end the requests that were in it, and forget what they computed."""
-        rows = [*step.decode, *(chunk.row for chunk in step.chunks)]
-        for sequence in [self.decoding.get(row) or self.prefilling[row] for row in rows]:
-            sequence.computed = 0
-            self.abort(sequence.rid, message, 500)
+        for sequence, epoch in self._launched.pop(step.number):
+            if sequence.epoch == epoch:
+                sequence.confirmed = 0
+                self.abort(sequence.rid, message, 500)
 
     def snapshot(self, now: float) -> Stats:
         """The present load; `now` is the loop's heartbeat."""
@@ -165,6 +171,8 @@ class Scheduler:
         self._free_rows.append(sequence.row)
         self._left.append(sequence.row)
         sequence.row, sequence.node, sequence.pages, sequence.tree_pages = -1, None, [], 0
+        sequence.computed = sequence.confirmed = sequence.pending = 0
+        sequence.epoch += 1
         self._is_full = False
 
     # -- planning a step -----------------------------------------------------------------------------------------
@@ -172,17 +180,37 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """The next step; None if there is nothing to compute."""
         self._abort_late()
-        self._step = step = StepPlan(self.stats.step, pages=self._moved_pages)
+        self._step = step = StepPlan(self._steps, pages=self._moved_pages)
         self._moved_pages = []
         self._grow_rows()
-        step.decode = list(self.decoding)
+        step.decode = [row for row, sequence in self.decoding.items() if sequence.can_decode]
         budget = max(self.limits.step_tokens - len(step.decode), min(self.limits.page_tokens, self.limits.step_tokens))
         for sequence in list(self.prefilling.values()):
             budget -= self._add_chunk(sequence, budget)
         if budget > 0 and self._free_rows and not self._is_full and self.waiting:
             self._admit(budget)
+        if not step.decode and not step.chunks:
+            self._moved_pages = step.pages
+            return None
         step.left, self._left = self._left, []
-        return step if step.decode or step.chunks else None
+        self._launch(step)
+        return step
+
+    def _launch(self, step: StepPlan) -> None:
+        """Count a plan as computed, and remember whose its results are."""
+        owners = [self.decoding[row] for row in step.decode]
+        for sequence in owners:
+            sequence.computed += 1
+            sequence.pending += 1
+        for chunk in step.chunks:
+            sequence = self.prefilling[chunk.row]
+            sequence.computed += chunk.count
+            owners.append(sequence)
+            if chunk.is_last:
+                sequence.pending += 1
+                self.decoding[chunk.row] = self.prefilling.pop(chunk.row)
+        self._launched[step.number] = [(sequence, sequence.epoch) for sequence in owners]
+        self._steps += 1
 
     def _abort_late(self) -> None:
         now = time.monotonic()
@@ -195,7 +223,7 @@ class Scheduler:
     def _grow_rows(self) -> None:
         """A page for every decoding row whose last one is full; retract the newest rows where there is none."""
         page = self.limits.page_tokens
-        needy = [s for s in self.decoding.values() if s.computed == len(s.pages) * page]
+        needy = [s for s in self.decoding.values() if s.computed == len(s.pages) * page and s.can_decode]
         for sequence in needy:
             while sequence.row >= 0:
                 new = self._allocate(1)
@@ -214,7 +242,6 @@ class Scheduler:
             return
         self._step.pages = [entry for entry in self._step.pages if entry[0] != victim.row]
         self._release(victim)
-        victim.computed = 0
         victim.retractions += 1
         self.stats.retractions_total += 1
         self.waiting.append_front(victim)
@@ -284,7 +311,7 @@ class Scheduler:
             self.tree.unlock(match.node)
             return False
         sequence.node, sequence.tree_pages, sequence.pages = match.node, len(match.pages), match.pages + pages
-        sequence.computed = self._copy_partial(match, pages)
+        sequence.computed = sequence.confirmed = self._copy_partial(match, pages)
         self._take_row(sequence)
         return True
 
@@ -331,32 +358,32 @@ class Scheduler:
     # -- taking a step's result ----------------------------------------------------------------------------------
 
     def complete(self, step: StepPlan, result: StepResult) -> None:
-        """Advance every row of the step by what it computed and sampled."""
-        tokens = iter(result.tokens)
-        for row in step.decode:
-            sequence = self.decoding[row]
-            sequence.computed += 1
-            self._accept(sequence, next(tokens), result)
-        for chunk in step.chunks:
-            sequence = self.prefilling[chunk.row]
-            sequence.computed += chunk.count
-            self._checkpoint_prompt(sequence)
-            if chunk.is_last:
-                self._finish_prompt(sequence, next(tokens), result)
-            elif chunk.row in result.prompt_logprobs:
-                self.outputs.append(Output(sequence.rid, [], prompt_logprobs=result.prompt_logprobs[chunk.row]))
+        """Advance every row of the step by what it computed and sampled; rows given up meanwhile are passed over."""
+        tokens, owners = iter(result.tokens), iter(self._launched.pop(step.number))
+        for _, (sequence, epoch), token in zip(step.decode, owners, tokens, strict=False):
+            if sequence.epoch == epoch:
+                sequence.confirmed += 1
+                self._accept(sequence, token, result)
+        for chunk, (sequence, epoch) in zip(step.chunks, owners, strict=True):
+            token = next(tokens) if chunk.is_last else -1
+            if sequence.epoch == epoch:
+                sequence.confirmed += chunk.count
+                self._complete_chunk(sequence, chunk, token, result)
         self.stats.step += 1
         self.stats.generated_tokens_total += len(result.tokens)
 
-    def _finish_prompt(self, sequence: Sequence, token: int, result: StepResult) -> None:
-        del self.prefilling[sequence.row]
-        self._clear_in_flight(sequence)
-        self.decoding[sequence.row] = sequence
-        self._accept(sequence, token, result)
+    def _complete_chunk(self, sequence: Sequence, chunk: ChunkPlan, token: int, result: StepResult) -> None:
+        self._checkpoint_prompt(sequence)
+        if chunk.is_last:
+            self._clear_in_flight(sequence)
+            self._accept(sequence, token, result)
+        elif chunk.row in result.prompt_logprobs:
+            self.outputs.append(Output(sequence.rid, [], prompt_logprobs=result.prompt_logprobs[chunk.row]))
 
     def _accept(self, sequence: Sequence, token: int, result: StepResult) -> None:
         """Append a sampled token and see whether it is the last."""
         row, tokens = sequence.row, sequence.tokens
+        sequence.pending -= 1
         output = Output(sequence.request.rid, [token])
         if result.logprobs and row in result.logprobs:
             output.logprobs = [result.logprobs[row]]
@@ -382,7 +409,7 @@ class Scheduler:
         if self.limits.uses_cache:
             self._checkpoint(sequence)
             self._clear_in_flight(sequence)
-            if sequence.computed < sequence.target and sequence.node is not None:
+            if sequence.confirmed < sequence.target and sequence.node is not None:
                 done = sequence.tree_pages * self.limits.page_tokens
                 prefix = self._next_prefix(sequence, Match(sequence.node, [], done, None, 0))
                 if prefix is not None and prefix not in self._in_flight:
@@ -390,7 +417,7 @@ class Scheduler:
 
     def _checkpoint(self, sequence: Sequence) -> None:
         """Insert the computed whole pages and hold the new end of the path instead of the old one."""
-        whole = sequence.computed // self.limits.page_tokens
+        whole = sequence.confirmed // self.limits.page_tokens
         if whole <= sequence.tree_pages or sequence.node is None:
             return
         tokens = sequence.tokens[: whole * self.limits.page_tokens]

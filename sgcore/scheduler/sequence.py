@@ -21,7 +21,13 @@ class Sequence:
     row: int = -1
     """Place in the runner's state; -1 while waiting."""
     computed: int = 0
-    """Tokens whose keys and values are in the cache."""
+    """Tokens whose keys and values are in the cache once every launched step is done."""
+    confirmed: int = 0
+    """Tokens of completed steps among them."""
+    pending: int = 0
+    """Sampled tokens of launched steps that have not come back."""
+    epoch: int = 0
+    """Grows when the row is given up: results of steps launched before are not this one's any more."""
     target: int = 0
     """Tokens to compute before the next one is sampled; while `computed < target` it prefills."""
     pages: list[int] = field(default_factory=list)
@@ -40,6 +46,11 @@ class Sequence:
     @property
     def rid(self) -> str:
         return self.request.rid
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether a token is left to ask for, behind those that are on their way."""
+        return len(self.tokens) + self.pending < self.limit
 
     @property
     def output_tokens(self) -> int:

@@ -108,7 +108,8 @@ def open_engine(folder: Path, **options: Any) -> Engine:
         pytest.param({}, id="plain"),
         pytest.param({"chunked_prefill_size": 64}, id="chunks-of-64"),
         pytest.param({"disable_radix_cache": True}, id="no-cache"),
-        pytest.param({"schedule_policy": "lpm", "page_size": 4}, id="lpm-small-pages"),
+        pytest.param({"schedule_policy": "lpm", "page_size": 4, "run_ahead": 1}, id="lpm-small-pages-ahead"),
+        pytest.param({"chunked_prefill_size": 64, "run_ahead": 4}, id="chunks-of-64-far-ahead"),
     ],
 )
 def engine(request: pytest.FixtureRequest, checkpoint: tuple[Path, Any]) -> Iterator[Engine]:
@@ -136,10 +137,14 @@ def test_in_one_batch_and_after_a_cache_hit(
     assert (hits > 0) != engine.plan.options["disable_radix_cache"]
 
 
-def test_after_retraction(checkpoint: tuple[Path, Any], prompts: list[list[int]], expected: list[list[int]]) -> None:
+@pytest.mark.parametrize("run_ahead", [0, 2])
+def test_after_retraction(
+    checkpoint: tuple[Path, Any], prompts: list[list[int]], expected: list[list[int]], run_ahead: int
+) -> None:
     """A pool of 16 pages admits more rows than can end in it, since each is expected to use only part of its limit."""
     pairs = [(p, e) for p, e in zip(prompts, expected, strict=True) if 15 <= len(p) <= 33] * 3
-    with open_engine(checkpoint[0], max_total_tokens=128, page_size=4, chunked_prefill_size=64) as engine:
+    options = {"max_total_tokens": 128, "page_size": 4, "chunked_prefill_size": 64, "run_ahead": run_ahead}
+    with open_engine(checkpoint[0], **options) as engine:
         replies = engine.generate(input_ids=[p for p, _ in pairs], sampling_params=GREEDY)
         assert [reply["output_ids"] for reply in replies] == [wanted for _, wanted in pairs]
         assert engine.frontend.command("stats").stats.retractions_total > 0

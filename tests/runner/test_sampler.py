@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sgcore.engine.messages import SamplingParams
 from sgcore.kernels import Kernels
+from sgcore.runner.inputs import StepInputs
 from sgcore.runner.sampler import Sampler, counter_uniform
 from sgcore.scheduler.step import RowStart
 
@@ -27,14 +28,18 @@ def sampler_of(*wanted: SamplingParams, tokens: tuple[int, ...] = (1, 2, 3), pro
     return sampler
 
 
+def sampled(sampler: Sampler, logits: torch.Tensor, rows: list[int]) -> list[int]:
+    plan = sampler.plan(rows, StepInputs(HOST, 0))
+    return sampler.choose(logits, plan).tolist()
+
+
 def logits_of(seed: int, rows: int = 1) -> torch.Tensor:
     return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 2
 
 
 def draws(sampling: dict[str, Any], logits: torch.Tensor, count: int) -> Counter[int]:
     rows = [SamplingParams(sampling_seed=seed, **sampling) for seed in range(count)]
-    tokens, _ = sampler_of(*rows).sample(logits.expand(count, -1), list(range(count)))
-    return Counter(tokens)
+    return Counter(sampled(sampler_of(*rows), logits.expand(count, -1), list(range(count))))
 
 
 def filtered(logits: torch.Tensor, *warpers: Any) -> torch.Tensor:
@@ -83,8 +88,8 @@ def test_the_same_draw_in_any_batch(seed: int, others: int, place: int) -> None:
     alone = sampler_of(mine)
     for step in range(4):
         logits = logits_of(step, len(rows))
-        tokens, _ = together.sample(logits, list(range(len(rows))))
-        (token,), _ = alone.sample(logits[place : place + 1], [0])
+        tokens = sampled(together, logits, list(range(len(rows))))
+        (token,) = sampled(alone, logits[place : place + 1], [0])
         assert tokens[place] == token
 
 
@@ -110,7 +115,7 @@ def test_penalties_equal_their_definitions() -> None:
         wanted[token] -= 0.5 * count + 0.25
     wanted[6] += 1.5
     sampler = sampler_of(sampling, tokens=tokens)
-    edited = sampler._edited(logits, [sampler.rows[0]])
+    edited = sampler._edited(logits, sampler.plan([0], StepInputs(HOST, 0)).edits)
     torch.testing.assert_close(edited[0], wanted)
 
 
@@ -118,13 +123,13 @@ def test_end_tokens_wait_for_min_new_tokens() -> None:
     logits = torch.zeros(1, VOCABULARY)
     logits[0, 4] = 10.0
     sampler = sampler_of(SamplingParams(temperature=0.0, min_new_tokens=3))
-    tokens = [sampler.sample(logits, [0])[0][0] for _ in range(3)]
+    tokens = [sampled(sampler, logits, [0])[0] for _ in range(3)]
     assert tokens[0] != 4 and tokens[1] != 4 and tokens[2] == 4
 
 
 def test_a_seeded_row_continues_after_retraction() -> None:
     sampling = SamplingParams(sampling_seed=3, temperature=1.0, presence_penalty=0.5)
     whole = sampler_of(sampling, tokens=(1, 2))
-    tokens = [whole.sample(logits_of(step), [0])[0][0] for step in range(6)]
+    tokens = [sampled(whole, logits_of(step), [0])[0] for step in range(6)]
     resumed = sampler_of(sampling, tokens=(1, 2, *tokens[:3]))
-    assert [resumed.sample(logits_of(step), [0])[0][0] for step in range(3, 6)] == tokens[3:]
+    assert [sampled(resumed, logits_of(step), [0])[0] for step in range(3, 6)] == tokens[3:]

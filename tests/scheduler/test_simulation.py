@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sgcore.api import StartReport
+from sgcore.api import Pending, StartReport
 from sgcore.engine.messages import Output, Request, SamplingParams
 from sgcore.scheduler.scheduler import Limits, Scheduler
-from sgcore.scheduler.step import StepPlan, StepResult
+from sgcore.scheduler.step import StepPlan
 from sgcore_null.platform import NullRunner
 from tests.server.fake import make_plan
 
@@ -35,13 +35,13 @@ class Machine(NullRunner):
         self.limits = limits
         self.active: set[int] = set()
 
-    def execute(self, step: StepPlan) -> StepResult:
+    def launch(self, step: StepPlan) -> Pending:
         self.active -= set(step.left)
         joined = {start.row for start in step.joined}
         assert not joined & self.active
         self.active |= joined
         assert step.tokens <= max(self.limits.step_tokens, len(step.decode) + self.limits.page_tokens)
-        result = super().execute(step)
+        result = super().launch(step)
         self._check_writers(step)
         return result
 
@@ -82,15 +82,18 @@ def check_invariants(scheduler: Scheduler) -> None:
     assert scheduler._queued_tokens == sum(len(s.tokens) for s in scheduler.sequences.values() if s.row < 0)
 
 
-def simulate(count: int, limits: Limits, pages: int, seed: int, check_every: int) -> tuple[Scheduler, Counter[str]]:
+def simulate(
+    count: int, limits: Limits, pages: int, seed: int, check_every: int, run_ahead: int
+) -> tuple[Scheduler, Counter[str]]:
     draw = random.Random(seed)
     scheduler, machine = Scheduler(limits, pages), Machine(limits, pages)
     ends: dict[str, list[Output]] = defaultdict(list)
     tokens: Counter[str] = Counter()
     admitted: set[str] = set()
+    launched: deque[tuple[StepPlan, Pending]] = deque()
     number = step_number = 0
     requests: dict[str, Request] = {}
-    while number < count or scheduler.has_work:
+    while number < count or scheduler.has_work or launched:
         for _ in range(draw.choice([0, 0, 1, 4]) if number < count else 0):
             request = make_request(draw, number, time.monotonic())
             requests[request.rid] = request
@@ -100,8 +103,11 @@ def simulate(count: int, limits: Limits, pages: int, seed: int, check_every: int
             scheduler.abort(draw.choice(list(scheduler.sequences)))
         plan = scheduler.plan()
         if plan is not None:
-            admitted |= {scheduler.prefilling[start.row].rid for start in plan.joined}
-            scheduler.complete(plan, machine.execute(plan))
+            admitted |= {sequence.rid for sequence in scheduler.sequences.values() if sequence.row >= 0}
+            launched.append((plan, machine.launch(plan)))
+        if launched and (plan is None or len(launched) > run_ahead):
+            done, pending = launched.popleft()
+            scheduler.complete(done, pending())
         outputs, scheduler.outputs = scheduler.outputs, []
         for output in outputs:
             assert not ends[output.rid], "an output after the end"
@@ -137,18 +143,20 @@ CASES: dict[str, dict[str, Any]] = {
     "lpm-tight": {"pages": 40, "policy": "lpm"},
     "short-queue": {"pages": 40, "max_queued_requests": 12},
     "no-cache": {"pages": 60, "uses_cache": False},
+    "ahead": {"pages": 2000, "run_ahead": 1},
+    "far-ahead-tight": {"pages": 40, "run_ahead": 4},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_request_ends_exactly_once(case: str) -> None:
     options = dict(CASES[case])
-    pages = options.pop("pages")
+    pages, run_ahead = options.pop("pages"), options.pop("run_ahead", 0)
     limits = Limits(page_tokens=4, max_rows=12, step_tokens=48, context_tokens=200, **options)
-    scheduler, reasons = simulate(2000, limits, pages, seed=11, check_every=50)
+    scheduler, reasons = simulate(2000, limits, pages, seed=11, check_every=50, run_ahead=run_ahead)
     assert all(reasons[end] for end in ("stop", "length", "abort", "late"))
     assert (reasons["refused"] > 0) == (case == "short-queue")
-    assert (scheduler.stats.retractions_total > 0) == (case != "roomy")
+    assert (scheduler.stats.retractions_total > 0) == (case not in ("roomy", "ahead"))
     assert scheduler.flush_cache() and scheduler.pages.free == scheduler.pages.total
 
 
@@ -177,7 +185,7 @@ def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
         scheduler.add(Request(f"r{number}", [*prefix, 50 + number, 60], SamplingParams(max_new_tokens=2)))
     first = scheduler.plan()
     assert first is not None and [start.row for start in first.joined] == [scheduler.sequences["r0"].row]
-    scheduler.complete(first, machine.execute(first))
+    scheduler.complete(first, machine.launch(first)())
     second = scheduler.plan()
     assert second is not None and [start.computed for start in second.joined] == [32, 32]
 
@@ -194,5 +202,5 @@ def test_lpm_cannot_starve_a_request() -> None:
         number += 1
         plan = scheduler.plan()
         if plan is not None:
-            scheduler.complete(plan, machine.execute(plan))
+            scheduler.complete(plan, machine.launch(plan)())
     assert 2 < number < 200

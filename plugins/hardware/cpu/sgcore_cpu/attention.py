@@ -123,7 +123,6 @@ class TorchNativeAttention(AttentionBackend):
         self, q: Tensor, k: Tensor, v: Tensor, layer: int, scale: float, window: int | None, batch: ForwardBatch
     ) -> Tensor:
         keys, values = self.pool.keys[layer], self.pool.values[layer]
-        self.kernels.write_kv(keys, values, k, v, batch.slots)
         out = torch.empty_like(q)
         for group in batch.attention.groups:
             out[group.rows] = self._decode(q[group.rows], keys, values, group, scale, window)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sgcore.api import CacheSpec, LayerCache
 from sgcore.cache.pool import KVPool
 from sgcore.runner.batch import ForwardBatch
+from sgcore.runner.inputs import StepInputs
 from sgcore_cpu import attention
 from sgcore_cpu.attention import TorchNativeAttention
 from sgcore_cpu.kernels import CpuKernels
@@ -41,8 +42,19 @@ class Case:
         positions = np.concatenate([np.arange(n - new, n) for n, new in zip(lengths, news, strict=True)])
         rows = np.repeat(np.arange(len(lengths)), news)
         slots = pages[rows, positions // PAGE] * PAGE + positions % PAGE
-        tensors = [torch.from_numpy(x) for x in (positions, positions, slots)]
-        self.batch = ForwardBatch(*tensors, len(decode), starts, np.array(lengths), pages.astype(np.int32))
+        table = pages.astype(np.int32)
+        self.slots = torch.from_numpy(slots)
+        self.batch = ForwardBatch(
+            positions=torch.from_numpy(positions),
+            slots=self.slots,
+            decode_rows=len(decode),
+            rows=np.arange(len(lengths)),
+            starts=starts,
+            lengths=np.array(lengths),
+            page_table=table,
+            pages=torch.from_numpy(table),
+            inputs=StepInputs(torch.device("cpu"), 0),
+        )
         self.q = torch.randn(len(rows), heads, HEAD_DIM)
         self.k, self.v = torch.randn(2, len(rows), kv_heads, HEAD_DIM)
         for pool in (self.pool.keys[0], self.pool.values[0]):
@@ -54,6 +66,7 @@ class Case:
     def result(self, window: int | None) -> torch.Tensor:
         backend = TorchNativeAttention(self.pool, CpuKernels())
         backend.plan(self.batch)
+        backend.kernels.write_kv(self.pool.keys[0], self.pool.values[0], self.k, self.v, self.slots)
         return backend.forward(self.q, self.k, self.v, 0, 0.3, window, self.batch)
 
     def textbook(self, window: int | None) -> torch.Tensor:

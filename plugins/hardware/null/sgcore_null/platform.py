@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sgcore.api import AttentionBackend, Memory, Platform, Runner, StartReport
+from sgcore.api import AttentionBackend, Memory, Pending, Platform, Runner, StartReport
 from sgcore.cache.pool import KVPool
 from sgcore.kernels import Kernels
 from sgcore.plugins.plan import Plan
@@ -33,6 +33,7 @@ class NullRunner(Runner):
         self._rows = int(plan.options["max_running_requests"])
         self._context = plan.context_tokens
         self._step_s = step_s
+        self.run_ahead = int(plan.options.get("run_ahead") or 0)
 
     def load(self, report: StartReport) -> None:
         self.rows = Rows(self._rows, self._context, self.page_tokens)
@@ -42,14 +43,14 @@ class NullRunner(Runner):
     def pages(self) -> int:
         return self._pages
 
-    def execute(self, step: StepPlan) -> StepResult:
+    def launch(self, step: StepPlan) -> Pending:
         self.rows.apply(step)
         if self._step_s:
             time.sleep(self._step_s)
         positions = self.rows.known[np.array(sampling_rows(step), np.int64)]
         result = StepResult((positions % self.vocab_size).tolist())
-        self.rows.advance(step, result)
-        return result
+        self.rows.advance(step)
+        return lambda: result
 
 
 class NullPlatform(Platform):
@@ -76,7 +77,7 @@ class NullAttention(AttentionBackend):
     """Attends to nothing: for a model's shapes without its work."""
 
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
-        pass
+        self.pool = pool
 
     def plan(self, batch: ForwardBatch) -> None:
         return None

@@ -1,0 +1,66 @@
+"""The way of small host arrays to the device: all of a step's in one copy that nobody waits for."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64
+
+Array = npt.NDArray[np.generic]
+
+
+class StepInputs:
+    """Arrays of one step. The same sequence of sizes gives the same device addresses, as a captured graph needs.
+
+    On a device that is the host itself nothing is copied: `put` hands out the array.
+    """
+
+    def __init__(self, device: torch.device, capacity_bytes: int, steps: int = 1) -> None:
+        """`steps`: how many may be begun before the first of them has been read back; each has its own host buffer."""
+        self._is_host = device.type == "cpu"
+        self._used = self._turn = 0
+        if not self._is_host:
+            self._hosts = [torch.empty(capacity_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(steps)]
+            self._views = [host.numpy() for host in self._hosts]
+            self._device = torch.zeros(capacity_bytes, dtype=torch.uint8, device=device)
+
+    def begin(self) -> None:
+        """Start a step: what was put before is no longer needed on the host."""
+        self._used = 0
+        self._turn = self._turn + 1
+
+    def put(self, array: Array, capacity: int | None = None) -> Tensor:
+        """A device tensor that holds `array` once `send` was called.
+
+        Its shape is the array's, or with `capacity` (capacity, ...): the entries behind the array are not defined.
+        Raises ValueError if the step's arrays are too large.
+        """
+        if self._is_host:
+            return torch.from_numpy(_padded(np.ascontiguousarray(array), capacity))
+        shape = array.shape if capacity is None else (capacity, *array.shape[1:])
+        size = int(np.prod(shape)) * array.itemsize
+        begin = -(-self._used // ALIGNMENT) * ALIGNMENT
+        self._used = begin + size
+        if self._used > len(self._device):
+            raise ValueError(f"a step's arrays take over {len(self._device):,} bytes")
+        view = self._views[self._turn % len(self._views)]
+        view[begin : begin + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        return self._device[begin : begin + size].view(dtype).view(shape)
+
+    def send(self) -> None:
+        """Copy everything that was put, in the order of the device's work."""
+        if not self._is_host and self._used:
+            host = self._hosts[self._turn % len(self._hosts)]
+            self._device[: self._used].copy_(host[: self._used], non_blocking=True)
+
+
+def _padded(array: Array, capacity: int | None) -> Array:
+    if capacity is None or capacity == len(array):
+        return array
+    padded = np.zeros((capacity, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded

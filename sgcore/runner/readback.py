@@ -1,0 +1,52 @@
+"""The way of results to the host: asked for at once, waited for when they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sgcore.engine.messages import TokenLogprobs
+
+
+@dataclass(slots=True)
+class Logprobs:
+    """Log-probabilities of rows, on either side."""
+
+    tokens: Tensor
+    picked: Tensor
+    top_values: Tensor
+    top_ids: Tensor
+    top: list[int]
+    """How many of the most probable tokens each row asked for."""
+
+    def to_host(self) -> Logprobs:
+        picked, values, ids = to_host(self.picked), to_host(self.top_values), to_host(self.top_ids)
+        return Logprobs(to_host(self.tokens), picked, values, ids, self.top)
+
+    def entries(self) -> list[TokenLogprobs]:
+        """One a row; of host tensors that have arrived."""
+        tokens, picked, values, ids = (x.tolist() for x in (self.tokens, self.picked, self.top_values, self.top_ids))
+        return [
+            TokenLogprobs(token, logprob, list(zip(values[i][:top], ids[i][:top], strict=True)))
+            for i, (token, logprob, top) in enumerate(zip(tokens, picked, self.top, strict=True))
+        ]
+
+
+class Arrival:
+    """A point in the device's work; `wait` returns once it has been passed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event = None if device.type == "cpu" else torch.Event(device)
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> None:
+        if self._event is not None:
+            self._event.synchronize()
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in pinned host memory, to be read after an `Arrival`; the tensor itself if it is there already."""
+    return tensor.to("cpu", non_blocking=True)
