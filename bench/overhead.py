@@ -1,7 +1,7 @@
 """Our own time for one turn of the engine's loop: everything but the model, on the platform that computes nothing.
 
 The core runs in this thread with a channel that feeds it, so a turn is exactly what `EngineCore.run` does: receive,
-plan, execute (bookkeeping of rows alone), complete, encode the outputs.
+plan, launch (bookkeeping of rows alone), complete, encode the outputs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CONFIG = {
 PROMPT_TOKENS = 128
 SHORT_TOKENS = 64
 SHORT_OUTPUT = 8
-PARTS = ("plan", "execute", "complete", "send")
+PARTS = ("plan", "launch", "complete", "send")
 TARGET_MS = {64: 0.3, 256: 1.0}
 ENDLESS = 1 << 20
 
@@ -105,7 +105,7 @@ def build(rows: int, policy: str, feed: Feed) -> tuple[EngineCore, Times]:
     core = EngineCore(make_plan(rows, policy), feed)
     times: Times = {part: [] for part in (*PARTS, "handle")}
     scheduler, runner = core.scheduler, core.runner
-    owners = {"plan": scheduler, "complete": scheduler, "execute": runner, "send": feed, "handle": core}
+    owners = {"plan": scheduler, "complete": scheduler, "launch": runner, "send": feed, "handle": core}
     for part, owner in owners.items():
         setattr(owner, part, timed(getattr(owner, part), times[part]))
     return core, times

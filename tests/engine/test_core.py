@@ -113,13 +113,13 @@ def test_a_step_that_fails_ends_its_own_requests_alone(
     script = Script([ask("first"), ask("second")])
 
     def break_once(core: EngineCore) -> None:
-        execute = core.runner.execute
+        launch = core.runner.launch
 
         def fail(step: Any) -> Any:
-            core.runner.execute = execute  # type: ignore[method-assign]
+            core.runner.launch = launch  # type: ignore[method-assign]
             raise RuntimeError("out of luck")
 
-        core.runner.execute = fail  # type: ignore[method-assign]
+        core.runner.launch = fail  # type: ignore[method-assign]
 
     core = run(make_plan(max_running_requests=1), script, break_once)
     first, second = script.end("first"), script.end("second")
