@@ -151,7 +151,7 @@ class AttentionBackend(ABC):
         """Host work of a step, once, before the layers: index tensors, masks. Stored on `batch.attention`.
 
         Host arrays reach the device through `batch.inputs`. For a static batch their sizes depend on
-        `batch.decode_rows` alone: what `forward` launches is captured once and replayed for other plans.
+        `batch.size` alone: what `forward` launches is captured once and replayed for other plans.
         """
 
     @abstractmethod

@@ -40,6 +40,9 @@ class RuntimeOptions(Options):
     page_size: int | None = Field(None, gt=0, description="Tokens a page; the attention backend's by default.")
     random_seed: int = Field(0, description="Seed of the requests that bring none, and of dummy weights.")
     run_ahead: int | None = Field(None, ge=0, le=8, description="Steps launched ahead; the platform's by default.")
+    graph_tokens: int | None = Field(
+        None, ge=0, description="Steps of up to so many tokens run as graphs; decode steps always do."
+    )
     enforce_eager: bool = Field(False, description="Capture no graphs.")
     threads: int | None = Field(None, gt=0, description="Compute threads on a CPU; all cores by default.")
 
@@ -50,6 +53,9 @@ class ScheduleOptions(Options):
     schedule_policy: str = Field("fcfs", description="fcfs or lpm (longest prefix match, with aging).")
     max_running_requests: int = Field(256, gt=0, description="Rows in one step.")
     chunked_prefill_size: int = Field(512, gt=0, description="Token budget of one step, prefill and decode together.")
+    mixed_chunk_size: int | None = Field(
+        None, gt=0, description="Most prefill tokens of a step that also decodes; chunked_prefill_size by default."
+    )
     max_queued_requests: int = Field(4096, gt=0, description="Requests that may wait; more get 429.")
     max_queued_tokens: int = Field(4_000_000, gt=0, description="Prompt tokens that may wait; more get 429.")
     disable_radix_cache: bool = Field(False, description="No prefix reuse.")

@@ -121,6 +121,7 @@ def limits(plan: Plan, runner: Runner) -> Limits:
         page_tokens=runner.page_tokens,
         max_rows=int(options["max_running_requests"]),
         step_tokens=int(options["chunked_prefill_size"]),
+        mixed_tokens=int(options["mixed_chunk_size"] or options["chunked_prefill_size"]),
         context_tokens=plan.context_tokens,
         max_queued_requests=int(options["max_queued_requests"]),
         max_queued_tokens=int(options["max_queued_tokens"]),

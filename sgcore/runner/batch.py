@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -11,12 +11,30 @@ from torch import Tensor
 from sgcore.runner.inputs import StepInputs
 
 
+class StaticSize(NamedTuple):
+    """What a captured graph is for; a step is padded to it."""
+
+    decode_rows: int
+    chunk_tokens: int
+    """Tokens of all prefill chunks."""
+    chunk_rows: int
+    """Most chunks."""
+
+    @property
+    def tokens(self) -> int:
+        return self.decode_rows + self.chunk_tokens
+
+    @property
+    def sampling_rows(self) -> int:
+        return self.decode_rows + self.chunk_rows
+
+
 @dataclass(slots=True)
 class ForwardBatch:
-    """One step's tokens, flattened over rows. Rows [0, decode_rows) have one token each.
+    """One step's tokens, flattened over rows: decode rows with one token each, then prefill chunks.
 
-    A static batch is one that a captured graph replays: it has decode rows alone, `decode_rows` is the graph's size,
-    and the host arrays may describe fewer rows; the tokens behind them are padding whose results nobody reads.
+    A static batch is one that a captured graph replays, padded to `size`: the chunks' tokens begin at
+    `size.decode_rows`, and nobody reads what is computed for tokens that belong to no row.
     """
 
     positions: Tensor
@@ -24,10 +42,13 @@ class ForwardBatch:
     slots: Tensor
     """(tokens,) int64: page * page_tokens + offset of each token in the pool."""
     decode_rows: int
+    """Rows that decode; the rest are chunks."""
     rows: np.ndarray[Any, Any]
     """(rows,) int64: the place of each row in the runner's state."""
     starts: np.ndarray[Any, Any]
-    """(rows + 1,) int64: where each row's tokens begin."""
+    """(rows,) int64: where each row's tokens begin."""
+    counts: np.ndarray[Any, Any]
+    """(rows,) int64: tokens of each row in this step."""
     lengths: np.ndarray[Any, Any]
     """(rows,) int64: tokens of each row in the cache after this step."""
     page_table: np.ndarray[Any, Any]
@@ -36,7 +57,8 @@ class ForwardBatch:
     """(places, pages) int32 on the device: the pages of every row of the runner's state, by `rows`."""
     inputs: StepInputs
     """Takes host arrays to the device."""
-    is_static: bool = False
+    size: StaticSize | None = None
+    """Of a static batch."""
     input_ids: Tensor = field(init=False)
     """(tokens,) int64; set when the device's work begins, since sampled tokens are known there alone."""
     attention: Any = None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sgcore.runner.batch import ForwardBatch
+from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore.runner.inputs import StepInputs
 from sgcore.runner.rows import Rows
 from sgcore.scheduler.step import StepPlan
@@ -16,47 +16,63 @@ Array = np.ndarray[Any, Any]
 
 
 def build_batch(
-    step: StepPlan, state: Rows, pages: Tensor, inputs: StepInputs, size: int | None = None
+    step: StepPlan, state: Rows, pages: Tensor, inputs: StepInputs, size: StaticSize | None = None
 ) -> ForwardBatch:
-    """`size`: rows of a static batch; padding tokens have position 0 and the scratch page's first slot."""
+    """`size` makes the batch static; padding tokens have position 0 and the scratch page's first slot."""
     page_tokens = state.page_tokens
+    decoding = len(step.decode)
+    begin, tokens = (decoding, step.tokens) if size is None else (size.decode_rows, size.tokens)
     rows = np.array(step.decode + [chunk.row for chunk in step.chunks], np.int64)
     begins = state.computed[rows]
+    positions, slots = np.zeros(tokens, np.int64), np.zeros(tokens, np.int64)
+    positions[:decoding] = begins[:decoding]
+    flat_rows, here = rows[:decoding], np.arange(decoding)
+    counts, starts = np.ones(len(rows), np.int64), np.arange(len(rows))
     if step.chunks:
-        counts = np.array([1] * len(step.decode) + [chunk.count for chunk in step.chunks], np.int64)
-        starts = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(counts, out=starts[1:])
-        flat_rows = np.repeat(rows, counts)
-        positions = np.arange(starts[-1]) - np.repeat(starts[:-1] - begins, counts)
-        lengths = begins + counts
-    else:
-        starts, flat_rows, positions, lengths = np.arange(len(rows) + 1), rows, begins, begins + 1
-    slots = state.page_table[flat_rows, positions // page_tokens].astype(np.int64)
-    slots = slots * page_tokens + positions % page_tokens
-    if size is not None:
-        positions, slots = (np.concatenate((x, np.zeros(size - len(rows), np.int64))) for x in (positions, slots))
+        sizes = np.array([chunk.count for chunk in step.chunks], np.int64)
+        offsets = np.cumsum(sizes) - sizes
+        counts[decoding:], starts[decoding:] = sizes, begin + offsets
+        total = int(sizes.sum())
+        within = np.arange(total) - np.repeat(offsets - begins[decoding:], sizes)
+        positions[begin : begin + total] = within
+        flat_rows = np.concatenate((flat_rows, np.repeat(rows[decoding:], sizes)))
+        here = np.concatenate((np.arange(decoding), np.arange(begin, begin + total)))
+    used = positions[here]
+    slots[here] = state.page_table[flat_rows, used // page_tokens].astype(np.int64) * page_tokens + used % page_tokens
+    lengths = begins + counts
     return ForwardBatch(
         positions=inputs.put(positions),
         slots=inputs.put(slots),
-        decode_rows=len(step.decode) if size is None else size,
+        decode_rows=decoding,
         rows=rows,
         starts=starts,
+        counts=counts,
         lengths=lengths,
         page_table=state.page_table[rows, : int(lengths.max()) // page_tokens + 1],
         pages=pages,
         inputs=inputs,
-        is_static=size is not None,
+        size=size,
     )
 
 
-def chunk_tokens(step: StepPlan, state: Rows) -> Array:
-    """(tokens,) int64: the chunks' tokens behind one another."""
+def chunk_tokens(step: StepPlan, state: Rows, size: StaticSize | None) -> Array:
+    """(tokens,) int64: the chunks' tokens behind one another; those of a static batch are padded with 0."""
     parts = [state.tokens[chunk.row, chunk.start : chunk.start + chunk.count] for chunk in step.chunks]
+    if size is not None:
+        parts.append(np.zeros(size.chunk_tokens - sum(map(len, parts)), np.int32))
     return np.concatenate(parts).astype(np.int64)
 
 
-def last_places(step: StepPlan) -> Array:
+def last_places(step: StepPlan, batch: ForwardBatch) -> Array:
     """(sampling rows,) int64: where each sampling row's last token stands in the batch."""
-    ends = len(step.decode) + np.cumsum([chunk.count for chunk in step.chunks])
-    last = [end - 1 for end, chunk in zip(ends, step.chunks, strict=True) if chunk.is_last]
-    return np.array([*range(len(step.decode)), *last], np.int64)
+    is_sampled = np.array([True] * len(step.decode) + [chunk.is_last for chunk in step.chunks])
+    return padded(((batch.starts + batch.counts - 1)[is_sampled]).tolist(), batch.size and batch.size.sampling_rows, 0)
+
+
+def padded_rows(rows: list[int], size: int | None, state: Rows) -> Array:
+    """Places in the device's state; padding's is the last."""
+    return padded(rows, size, len(state.known))
+
+
+def padded(values: list[int], size: int | None, padding: int) -> Array:
+    return np.array(values if size is None else values + [padding] * (size - len(values)), np.int64)

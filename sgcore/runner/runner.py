@@ -15,7 +15,8 @@ from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
 from sgcore.layers.linear import Embedding, Linear
 from sgcore.plugins.plan import Plan
-from sgcore.runner.build import build_batch, chunk_tokens, last_places
+from sgcore.runner.batch import ForwardBatch
+from sgcore.runner.build import build_batch, chunk_tokens, last_places, padded_rows
 from sgcore.runner.graphs import StepGraphs
 from sgcore.runner.inputs import StepInputs
 from sgcore.runner.prompt_logprobs import PromptLogprobs, prompt_logprobs
@@ -111,7 +112,8 @@ class ModelRunner(Runner):
         input_bytes = INPUT_BYTES + INPUT_TOKEN_BYTES * (tokens + rows) + INPUT_PAGE_BYTES * self.rows.page_table.size
         self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2)
         can_capture = self.platform.can_capture and not options["enforce_eager"]
-        self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, can_capture)
+        most = max(rows, int(options["graph_tokens"] or 0)) if can_capture else 0
+        self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, most)
 
     def _activation_bytes(self) -> int:
         """The largest step: the gated MLP's and the residuals' tokens, and float32 logits of every row."""
@@ -161,23 +163,24 @@ class ModelRunner(Runner):
 
     def _prepare(self, step: StepPlan) -> Work:
         """The host's part: everything that a step needs is put into its inputs."""
-        size = self.graphs.size(len(step.decode)) if not step.chunks else None
+        wants_prompt = any(chunk.row in self._prompt_wants for chunk in step.chunks)
+        size = None if wants_prompt else self.graphs.size(step)
+        put, rows = self.inputs.put, sampling_rows(step)
         batch = build_batch(step, self.rows, self.state.pages, self.inputs, size)
         variant = self.attention.variant(batch) if size else None
         self.attention.plan(batch)
-        rows = sampling_rows(step)
-        padded = rows if size is None else rows + [len(self.rows.known)] * (size - len(rows))
         work = Work(
             batch,
-            self.inputs.put(np.array(step.decode if size is None else padded, np.int64)),
-            self.inputs.put(np.array(padded, np.int64)),
-            self.sampler.plan(rows, self.inputs, size) if rows else None,
+            put(padded_rows(step.decode, size and size.decode_rows, self.rows)),
+            put(padded_rows(rows, size and size.sampling_rows, self.rows)),
+            self.sampler.plan(rows, self.inputs, size and size.sampling_rows) if rows else None,
         )
-        work.key = None if size is None or work.sampling is None else (size, work.sampling.mode, variant)
         if step.chunks:
-            work.chunk_ids = self.inputs.put(chunk_tokens(step, self.rows))
-            work.last_places = self.inputs.put(last_places(step))
-            work.prompts = self._prompt_targets(step)
+            work.chunk_ids = put(chunk_tokens(step, self.rows, size))
+            work.last_places = put(last_places(step, batch))
+            work.prompts = self._prompt_targets(step, batch) if wants_prompt else []
+        if size is not None:
+            work.key = (size, "none" if work.sampling is None else work.sampling.mode, variant)
         self.rows.advance(step)
         return work
 
@@ -240,11 +243,10 @@ class ModelRunner(Runner):
             return []
         return [wanted.logprobs(self.model, self.kernels, hidden).to_host() for _, wanted in work.prompts]
 
-    def _prompt_targets(self, step: StepPlan) -> list[tuple[int, PromptLogprobs]]:
-        found, begin = [], len(step.decode)
-        for chunk in step.chunks:
+    def _prompt_targets(self, step: StepPlan, batch: ForwardBatch) -> list[tuple[int, PromptLogprobs]]:
+        found = []
+        for chunk, begin in zip(step.chunks, batch.starts[batch.decode_rows :].tolist(), strict=True):
             if chunk.row in self._prompt_wants:
                 wants = self._prompt_wants[chunk.row]
                 found.append((chunk.row, prompt_logprobs(chunk, begin, self.rows, *wants, self.inputs)))
-            begin += chunk.count
         return found

@@ -34,6 +34,8 @@ class Limits:
     page_tokens: int = 16
     max_rows: int = 256
     step_tokens: int = 512
+    mixed_tokens: int = 512
+    """Most prefill tokens of a step in which rows decode: bounds the time between their tokens."""
     context_tokens: int = 4096
     max_queued_requests: int = 4096
     max_queued_tokens: int = 4_000_000
@@ -184,7 +186,7 @@ class Scheduler:
         self._moved_pages = []
         self._grow_rows()
         step.decode = [row for row, sequence in self.decoding.items() if sequence.can_decode]
-        budget = max(self.limits.step_tokens - len(step.decode), min(self.limits.page_tokens, self.limits.step_tokens))
+        budget = self._prefill_budget(len(step.decode))
         for sequence in list(self.prefilling.values()):
             budget -= self._add_chunk(sequence, budget)
         if budget > 0 and self._free_rows and not self._is_full and self.waiting:
@@ -195,6 +197,12 @@ class Scheduler:
         step.left, self._left = self._left, []
         self._launch(step)
         return step
+
+    def _prefill_budget(self, decode_rows: int) -> int:
+        """Prompt tokens of a step: a page at least, so that prompts advance whatever decodes."""
+        limits = self.limits
+        budget = max(limits.step_tokens - decode_rows, min(limits.page_tokens, limits.step_tokens))
+        return min(budget, limits.mixed_tokens) if decode_rows else budget
 
     def _launch(self, step: StepPlan) -> None:
         """Count a plan as computed, and remember whose its results are."""

@@ -116,7 +116,8 @@ class TorchNativeAttention(AttentionBackend):
         for row in range(batch.decode_rows, len(batch.lengths)):
             length = int(batch.lengths[row])
             pages = batch.page_table[row, : -(-length // self.pool.page_tokens)].astype(np.int64)
-            chunks.append(Chunk(int(batch.starts[row]), int(batch.starts[row + 1]), length, torch.from_numpy(pages)))
+            begin = int(batch.starts[row])
+            chunks.append(Chunk(begin, begin + int(batch.counts[row]), length, torch.from_numpy(pages)))
         return chunks
 
     def forward(

@@ -49,7 +49,8 @@ class Case:
             slots=self.slots,
             decode_rows=len(decode),
             rows=np.arange(len(lengths)),
-            starts=starts,
+            starts=starts[:-1],
+            counts=np.array(news),
             lengths=np.array(lengths),
             page_table=table,
             pages=torch.from_numpy(table),
@@ -76,7 +77,8 @@ class Case:
         for row, length in enumerate(self.batch.lengths):
             table = torch.from_numpy(self.batch.page_table[row].astype(np.int64))
             keys, values = (pool[table].flatten(0, 1)[:length] for pool in (self.pool.keys[0], self.pool.values[0]))
-            begin, end = self.batch.starts[row : row + 2]
+            begin = self.batch.starts[row]
+            end = begin + self.batch.counts[row]
             for place in range(begin, end):
                 position = length - (end - place)
                 first = 0 if window is None else max(0, position - window + 1)

@@ -1,0 +1,1 @@
+"""Triton kernels and attention for sgcore, shared by the CUDA and ROCm platforms."""

@@ -1,0 +1,87 @@
+"""The operations of `Kernels` in Triton, for the devices that it compiles for."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sgcore.kernels import Kernels
+from sgcore_triton import draw, norms, rotary, sampling, skinny
+from sgcore_triton.targets import runs_here
+
+
+class TritonKernels(Kernels):
+    """Overrides that read memory once and wait for nothing, so that a step can be captured.
+
+    Weights must not change between launches without a synchronisation: a kernel reads them before its predecessor ends.
+    """
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if runs_here(x) and skinny.is_skinny(x, weight):
+            return skinny.linear(x, weight, bias)
+        return super().linear(x, weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return norms.rms_norm(x, weight, eps) if norms.takes(x) else super().rms_norm(x, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        if norms.takes(x, residual):
+            return norms.add_rms_norm(x, residual, weight, eps)
+        return super().add_rms_norm(x, residual, weight, eps)
+
+    def add_norm_linear(
+        self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if runs_here(x) and skinny.norms_too(x, residual, weight):
+            return skinny.add_norm_linear(x, residual, norm, eps, weight, bias)
+        return super().add_norm_linear(x, residual, norm, eps, weight, bias)
+
+    def add_norm_gated(
+        self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if runs_here(x) and skinny.norms_too(x, residual, weight):
+            return skinny.add_norm_gated(x, residual, norm, eps, weight, bias)
+        return super().add_norm_gated(x, residual, norm, eps, weight, bias)
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        return norms.silu_mul(x) if norms.takes_gated(x) else super().silu_mul(x)
+
+    def rotary_write(
+        self,
+        qkv: Tensor,
+        heads: int,
+        norms: tuple[Tensor, Tensor, float] | None,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if rotary.takes(qkv, keys, values):
+            return rotary.rotary_write(qkv, heads, norms, cos, sin, keys, values, slots)
+        return super().rotary_write(qkv, heads, norms, cos, sin, keys, values, slots)
+
+    def penalise(
+        self,
+        logits: Tensor,
+        output_counts: Tensor,
+        is_seen: Tensor,
+        frequency: Tensor,
+        presence: Tensor,
+        repetition: Tensor,
+    ) -> Tensor:
+        if sampling.takes(logits):
+            return sampling.penalise(logits, output_counts, is_seen, frequency, presence, repetition)
+        return super().penalise(logits, output_counts, is_seen, frequency, presence, repetition)
+
+    def greedy(self, logits: Tensor) -> Tensor:
+        return sampling.greedy(logits) if sampling.takes(logits) else super().greedy(logits)
+
+    def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+        if sampling.takes(logits):
+            return draw.sample(logits, top_k, top_p, min_p, uniform)
+        return super().sample(logits, top_k, top_p, min_p, uniform)
+
+    def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            sampling.logprobs(logits, tokens, top) if sampling.takes(logits) else super().logprobs(logits, tokens, top)
+        )

@@ -1,0 +1,306 @@
+"""Products of few tokens with a large weight, read once at the speed of memory.
+
+A program owns a few rows of the weight. Its threads lie along `in`, 16 bytes each, and multiply in float32: with few
+tokens there is too little arithmetic to be worth the matrix units. The first tile is loaded before the program waits
+for its inputs, so that memory stays busy while the kernel before ends.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sgcore_triton.launch import overlap, wait_for_inputs
+from sgcore_triton.targets import FLOATS
+
+MOST_TOKENS = 8
+"""More go to the library."""
+
+TILES: dict[tuple[int, int, int], tuple[int, int]] = {
+    (1, 6144, 4096): (4, 4),
+    (1, 4096, 4096): (4, 4),
+    (1, 28672, 4096): (1, 4),
+    (1, 4096, 14336): (4, 4),
+    (1, 128256, 4096): (4, 8),
+    (1, 4096, 1024): (8, 2),
+    (1, 1024, 2048): (2, 4),
+    (1, 6144, 1024): (2, 2),
+    (1, 1024, 3072): (1, 8),
+    (1, 151936, 1024): (8, 2),
+    (2, 6144, 4096): (4, 4),
+    (2, 4096, 4096): (4, 8),
+    (2, 28672, 4096): (2, 2),
+    (2, 4096, 14336): (8, 4),
+    (2, 128256, 4096): (4, 4),
+    (2, 4096, 1024): (4, 2),
+    (2, 1024, 2048): (4, 8),
+    (2, 6144, 1024): (2, 1),
+    (2, 1024, 3072): (1, 4),
+    (2, 151936, 1024): (4, 4),
+    (4, 6144, 4096): (8, 4),
+    (4, 4096, 4096): (2, 2),
+    (4, 28672, 4096): (4, 2),
+    (4, 4096, 14336): (4, 8),
+    (4, 128256, 4096): (4, 4),
+    (4, 4096, 1024): (8, 4),
+    (4, 1024, 2048): (1, 4),
+    (4, 6144, 1024): (4, 1),
+    (4, 1024, 3072): (2, 4),
+    (4, 151936, 1024): (4, 1),
+    (8, 1024, 2048): (4, 4),
+    (8, 1024, 3072): (4, 4),
+}
+"""(tokens rounded up to a power of two, out, in) -> rows of the weight for a program, warps; measured on one H100."""
+
+
+@triton.jit
+def _weights(at, k, SIZE: tl.constexpr, STEP: tl.constexpr):
+    """A tile of the weight; each byte is read once, so it should not push anything out of the cache."""
+    if SIZE % STEP == 0:
+        return tl.load(at, eviction_policy="evict_first")
+    return tl.load(at, mask=k < SIZE, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _multiply(
+    products, others, squares, w, w_up, scale, x, residual, total, x_stride, residual_stride, tokens, k, writes,
+    SIZE: tl.constexpr, TOKENS: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, ADDS: tl.constexpr,
+):  # fmt: skip
+    """Add one tile's products (GROUPS, TOKENS, ROWS); a thread keeps its own sums until the end."""
+    index = tl.arange(0, TOKENS)[None, :, None]
+    w = w.to(tl.float32)
+    if GATED:
+        w_up = w_up.to(tl.float32)
+    for token in tl.static_range(TOKENS):
+        inside = (k < SIZE) & (token < tokens)
+        wide = tl.load(x + token * x_stride + k, mask=inside, other=0.0).to(tl.float32)
+        if ADDS:
+            wide += tl.load(residual + token * residual_stride + k, mask=inside, other=0.0).to(tl.float32)
+            rounded = wide.to(total.dtype.element_ty)
+            tl.store(total + token * SIZE + k, rounded, mask=inside & writes)
+            wide = rounded.to(tl.float32)
+        if NORMED:
+            squares += tl.where(index == token, tl.sum(wide * wide, 3), 0.0)
+            wide *= scale.to(tl.float32)
+        # The index is known when compiling: each token adds to its own registers.
+        products += tl.where(index == token, tl.sum(w * wide, 3), 0.0)
+        if GATED:
+            others += tl.where(index == token, tl.sum(w_up * wide, 3), 0.0)
+    return products, others, squares
+
+
+@triton.jit
+def _finish(products, rate, bias, n, ROWS_OUT: tl.constexpr, HAS_BIAS: tl.constexpr, DTYPE: tl.constexpr):
+    """(TOKENS, ROWS) sums over all threads, scaled by the norm's rate and rounded once."""
+    result = tl.sum(products, 0) * rate
+    if HAS_BIAS:
+        result += tl.load(bias + n, mask=n < ROWS_OUT, other=0.0).to(tl.float32)
+    return result.to(DTYPE)
+
+
+@triton.jit(do_not_specialize=["tokens", "eps"])
+def _skinny(
+    x, residual, norm, weight, bias, out, total, x_stride, residual_stride, weight_stride, tokens, eps,
+    ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
+    VECTOR: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, ADDS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """out (tokens, ROWS_OUT) for `ROWS` rows of the weight; tiles are (GROUPS, 1, ROWS, VECTOR).
+
+    The norm's rate is a factor of the whole row, so it is applied to the sums: the input is read once.
+    """
+    step: tl.constexpr = GROUPS * VECTOR
+    last: tl.constexpr = (SIZE - 1) // step * step
+    first = tl.program_id(0) * ROWS
+    n = first + tl.arange(0, ROWS)[None, None, :, None]
+    k = tl.arange(0, GROUPS)[:, None, None, None] * VECTOR + tl.arange(0, VECTOR)[None, None, None, :]
+    # Rows past the end read the last one again and aren't stored.
+    # The stride comes in vectors, so that the compiler knows loads to be aligned.
+    at = weight + tl.minimum(n, ROWS_OUT - 1).to(tl.int64) * (weight_stride * VECTOR) + k
+    w = _weights(at, k, SIZE, step)
+    w_up = w
+    if GATED:
+        up_at = at + tl.full((), ROWS_OUT, tl.int64) * (weight_stride * VECTOR)
+        w_up = _weights(up_at, k, SIZE, step)
+    scale = w
+    if NORMED:
+        scale = tl.load(norm + k, mask=k < SIZE, other=0.0)
+    wait_for_inputs(PDL)
+    products = tl.zeros((GROUPS, TOKENS, ROWS), tl.float32)
+    others = tl.zeros((GROUPS, TOKENS, ROWS), tl.float32)
+    squares = tl.zeros((GROUPS, TOKENS, 1), tl.float32)
+    writes = tl.program_id(0) == 0
+    for start in range(0, last, step):
+        # The next tile is on its way while this one is multiplied.
+        w_next = _weights(at + (start + step), k + (start + step), SIZE, step)
+        w_up_next = w_next
+        if GATED:
+            w_up_next = _weights(up_at + (start + step), k + (start + step), SIZE, step)
+        scale_next = w_next
+        if NORMED:
+            scale_next = tl.load(norm + (start + step) + k, mask=k + (start + step) < SIZE, other=0.0)
+        products, others, squares = _multiply(
+            products, others, squares, w, w_up, scale, x, residual, total, x_stride, residual_stride, tokens, k + start,
+            writes, SIZE, TOKENS, GATED, NORMED, ADDS,
+        )  # fmt: skip
+        w, w_up, scale = w_next, w_up_next, scale_next
+    products, others, squares = _multiply(
+        products, others, squares, w, w_up, scale, x, residual, total, x_stride, residual_stride, tokens, k + last,
+        writes, SIZE, TOKENS, GATED, NORMED, ADDS,
+    )  # fmt: skip
+    dtype: tl.constexpr = out.dtype.element_ty
+    columns = first + tl.arange(0, ROWS)[None, :]
+    rate = 1.0
+    if NORMED:
+        rate = tl.rsqrt(tl.sum(squares, 0) / SIZE + eps)
+    result = _finish(products, rate, bias, columns, ROWS_OUT, HAS_BIAS, dtype)
+    if GATED:
+        gate = result.to(tl.float32)
+        up = _finish(others, rate, bias + ROWS_OUT, columns, ROWS_OUT, HAS_BIAS, dtype).to(tl.float32)
+        result = ((gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * up).to(dtype)
+    token = tl.arange(0, TOKENS)[:, None]
+    tl.store(out + token * ROWS_OUT + columns, result, mask=(token < tokens) & (columns < ROWS_OUT))
+
+
+@triton.jit
+def _tile(at, k, inside, SIZE: tl.constexpr, STEP: tl.constexpr):
+    if SIZE % STEP == 0:
+        return tl.load(at, mask=inside, other=0.0)
+    return tl.load(at, mask=inside & (k < SIZE), other=0.0)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _narrow(
+    x, weight, bias, out, x_stride, weight_stride, tokens,
+    ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+    VECTOR: tl.constexpr, STAGES: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """out (tokens, ROWS_OUT) for `ROWS` rows of the weight, which are the rows of the matrix units' tiles."""
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.arange(0, STEP)
+    token = tl.arange(0, TOKENS)
+    is_token = (token < tokens)[None, :]
+    at = weight + tl.minimum(n, ROWS_OUT - 1).to(tl.int64)[:, None] * (weight_stride * VECTOR) + k[None, :]
+    up_at = at + tl.full((), ROWS_OUT, tl.int64) * (weight_stride * VECTOR)
+    x_at = x + token[None, :] * x_stride + k[:, None]
+    everywhere = n[:, None] >= 0
+    w = _tile(at, k[None, :], everywhere, SIZE, STEP)
+    if GATED:
+        w_up = _tile(up_at, k[None, :], everywhere, SIZE, STEP)
+    wait_for_inputs(PDL)
+    wide = _tile(x_at, k[:, None], is_token, SIZE, STEP)
+    products = tl.dot(w, wide)
+    others = products
+    if GATED:
+        others = tl.dot(w_up, wide)
+    for start in tl.range(STEP, SIZE, STEP, num_stages=STAGES):
+        wide = _tile(x_at + start, k[:, None] + start, is_token, SIZE, STEP)
+        products = tl.dot(_tile(at + start, k[None, :] + start, everywhere, SIZE, STEP), wide, products)
+        if GATED:
+            others = tl.dot(_tile(up_at + start, k[None, :] + start, everywhere, SIZE, STEP), wide, others)
+    inside = n < ROWS_OUT
+    dtype: tl.constexpr = out.dtype.element_ty
+    if HAS_BIAS:
+        products += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
+    result = products.to(dtype)
+    if GATED:
+        if HAS_BIAS:
+            others += tl.load(bias + ROWS_OUT + n, mask=inside, other=0.0).to(tl.float32)[:, None]
+        gate = result.to(tl.float32)
+        result = ((gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * others.to(dtype).to(tl.float32)).to(dtype)
+    tl.store(out + token[None, :] * ROWS_OUT + n[:, None], result, mask=is_token & inside[:, None])
+
+
+def narrow_tile(tokens: int, rows: int, size: int, is_gated: bool) -> tuple[int, int, int, int]:
+    """Rows of the weight for a program, step along `in`, stages, warps."""
+    return (32, 128, 4, 4)
+
+
+def narrow(x: Tensor, weight: Tensor, bias: Tensor | None, is_gated: bool = False) -> Tensor:
+    """As `Kernels.linear`, then `silu_mul` where it is gated."""
+    count, size = x.shape
+    rows = weight.shape[0] // 2 if is_gated else weight.shape[0]
+    out = torch.empty((count, rows), dtype=x.dtype, device=x.device)
+    tokens = max(8, triton.next_power_of_2(count))
+    rows_each, step, stages, warps = narrow_tile(tokens, weight.shape[0], size, is_gated)
+    _narrow[(triton.cdiv(rows, rows_each),)](
+        x, weight, x if bias is None else bias, out, x.stride(0), weight.stride(0) * x.element_size() // 16, count,
+        ROWS_OUT=rows, SIZE=size, TOKENS=tokens, ROWS=rows_each, STEP=step, VECTOR=16 // x.element_size(),
+        STAGES=stages, GATED=is_gated, HAS_BIAS=bias is not None, num_warps=warps, **overlap(x),
+    )  # fmt: skip
+    return out
+
+
+def tile(tokens: int, rows: int, size: int, item_bytes: int, is_gated: bool) -> tuple[int, int]:
+    """Rows of the weight for a program, and its warps."""
+    known = TILES.get((tokens, rows, size))
+    if known is not None and item_bytes == 2:
+        return known
+    warps = min(4, max(1, triton.next_power_of_2(size * item_bytes // 512)))
+    rows_each = 4 if tokens <= 2 else 8
+    return (rows_each // 2 if is_gated else rows_each), warps
+
+
+def is_skinny(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels here take this product."""
+    return (
+        x.dim() == 2
+        and 0 < x.shape[0] <= MOST_TOKENS
+        and x.dtype == weight.dtype
+        and x.dtype in FLOATS
+        and weight.layout == torch.strided
+        and x.stride(1) == weight.stride(1) == 1
+        and weight.stride(0) % (16 // weight.element_size()) == 0
+    )
+
+
+def norms_too(x: Tensor, residual: Tensor | None, weight: Tensor) -> bool:
+    """Whether the norm should be part of the product."""
+    same = residual is None or residual.dtype == x.dtype and residual.stride(1) == 1
+    return is_skinny(x, weight) and same
+
+
+def _launch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: tuple[Tensor, Tensor | None, float] | None = None,
+    is_gated: bool = False,
+) -> tuple[Tensor, Tensor]:
+    count, size = x.shape
+    rows = weight.shape[0] // 2 if is_gated else weight.shape[0]
+    scale, residual, eps = norm or (x, None, 0.0)
+    out = torch.empty((count, rows), dtype=x.dtype, device=x.device)
+    total = x if residual is None else torch.empty((count, size), dtype=x.dtype, device=x.device)
+    tokens = triton.next_power_of_2(count)
+    rows_each, warps = tile(tokens, weight.shape[0], size, x.element_size(), is_gated)
+    added = x if residual is None else residual
+    _skinny[(triton.cdiv(rows, rows_each),)](
+        x, added, scale, weight, x if bias is None else bias, out, total,
+        x.stride(0), added.stride(0), weight.stride(0) * x.element_size() // 16, count, eps,
+        ROWS_OUT=rows, SIZE=size, TOKENS=tokens, ROWS=rows_each, GROUPS=32 * warps, VECTOR=16 // x.element_size(),
+        GATED=is_gated, NORMED=norm is not None, ADDS=residual is not None, HAS_BIAS=bias is not None,
+        num_warps=warps, **overlap(x),
+    )  # fmt: skip
+    return out, total
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `Kernels.linear` for up to `MOST_TOKENS` tokens; see `is_skinny`."""
+    return _launch(x, weight, bias)[0]
+
+
+def add_norm_linear(
+    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `Kernels.add_norm_linear`; the normed input isn't rounded before the product."""
+    return _launch(x, weight, bias, (norm, residual, eps))
+
+
+def add_norm_gated(
+    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `Kernels.add_norm_gated`; gate and up of one output come from the same program."""
+    return _launch(x, weight, bias, (norm, residual, eps), is_gated=True)
