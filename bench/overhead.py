@@ -6,6 +6,7 @@ plan, launch (bookkeeping of rows alone), complete, encode the outputs.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -163,6 +164,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=1000, help="turns measured in the steady state")
     parser.add_argument("--requests", type=int, default=4000, help="requests of one churn measurement")
     asked = parser.parse_args()
+    gc.freeze()  # as the core's process does
     cases = [(policy, rows, waiting) for policy in asked.policies for rows in asked.rows for waiting in asked.waiting]
     tables = {
         "Steady decode": [steady(rows, waiting, policy, asked.turns) for policy, rows, waiting in cases],

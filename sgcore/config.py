@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -128,10 +127,3 @@ GROUPS: dict[str, type[Options]] = {
 
 FLAT_NAMES: dict[str, str] = {name: group for group, record in GROUPS.items() for name in record.model_fields}
 """Option name -> the group that holds it."""
-
-
-def from_environment(environ: dict[str, str] | None = None) -> dict[str, str]:
-    """`SGCORE_MODEL_PATH=...` and the like as flat options; unknown `SGCORE_*` names are ignored."""
-    source = os.environ if environ is None else environ
-    found = {key[7:].lower(): value for key, value in source.items() if key.startswith("SGCORE_")}
-    return {name: value for name, value in found.items() if name in FLAT_NAMES}

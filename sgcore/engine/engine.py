@@ -38,13 +38,15 @@ class Engine:
         top_logprobs_num: int = 0,
         stream: bool = False,
         rid: str | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """One reply `{text, output_ids, meta_info}` for one prompt, a list for a list (or `n` > 1).
 
-        With `stream` an iterator of the same dictionaries as they grow. Raises RequestError for a bad request.
+        With `stream` an iterator of the same dictionaries as they grow. Raises RequestError for a bad request, and
+        with status 504 for one that takes longer than `timeout` seconds.
         """
         prompts, is_single = self._prompts(
-            prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid
+            prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout
         )
         show = _Shower(self.tokenizer, return_logprob, top_logprobs_num)
         if stream:
@@ -67,10 +69,11 @@ class Engine:
         top_logprobs_num: int = 0,
         stream: bool = False,
         rid: str | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """As `generate` for one prompt; with `stream` an asynchronous iterator."""
         prompts, _ = self._prompts(
-            prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid
+            prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout
         )
         if len(prompts) != 1:
             raise RequestError("async_generate takes one prompt; gather several calls")
@@ -96,6 +99,7 @@ class Engine:
         logprob_start_len: int,
         top_logprobs_num: int,
         rid: str | None,
+        timeout: float | None,
     ) -> tuple[list[Prompt], bool]:
         if (prompt is None) == (input_ids is None):
             raise RequestError("give either prompt or input_ids")
@@ -115,6 +119,7 @@ class Engine:
                 rid=rid if rid is None or is_single else f"{rid}-{place}",
                 logprob_start=logprob_start_len if return_logprob else -1,
                 top_logprobs=top,
+                timeout_s=timeout,
             )
             for place, (one, params) in enumerate(zip(given, wanted, strict=True))
         ], is_single

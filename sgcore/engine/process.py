@@ -25,7 +25,7 @@ def main() -> int:
     level = str(plan.options.get("log_level") or "info").upper()
     logging.basicConfig(level=level, format="[%(asctime)s core] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     channel = SocketChannel(sys.argv[1])
-    is_fine = run_core(plan, channel)
+    is_fine = run_core(plan, channel, owns_process=True)
     channel.close()
     return 0 if is_fine else 1
 

@@ -233,8 +233,10 @@ class Scheduler:
     def _abort_late(self) -> None:
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, rid = heapq.heappop(self._deadlines)
-            self.abort(rid, "the request's deadline has passed", 504)
+            deadline, rid = heapq.heappop(self._deadlines)
+            sequence = self.sequences.get(rid)
+            if sequence is not None and sequence.request.deadline == deadline:  # else a later one has taken its id
+                self.abort(rid, "the request's deadline has passed", 504)
 
     def _grow_rows(self) -> None:
         """A page for every decoding row whose last one is full; retract the newest rows where there is none."""

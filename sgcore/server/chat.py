@@ -14,7 +14,7 @@ from starlette.responses import Response
 from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.messages import TokenLogprobs
 from sgcore.errors import RequestError
-from sgcore.server.native import request_ids, request_priority
+from sgcore.server.native import request_ids, request_priority, request_timeout
 from sgcore.server.openai import (
     News,
     Tracker,
@@ -122,6 +122,7 @@ async def _prompt(service: Service, body: ChatRequest) -> Prompt:
         top_logprobs=_top_logprobs(body),
         rid=request_ids(body.rid, 1, "chatcmpl-")[0],
         priority=request_priority(body.priority),
+        timeout_s=request_timeout(body.timeout),
         namespace=body.cache_salt or "",
         input_ids=await chat_ids(service, body),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -108,6 +109,7 @@ class CoreServer(uvicorn.Server):
             self._frontend = start_core_process(self.plan, wait=False)
             self._frontend.wait_ready()
             self.service.attach(self._frontend)
+            gc.freeze()  # or a full collection visits every object of the libraries, and all streams wait for it
             announce(self._frontend, self.service, self.port)
         except BaseException as error:
             self.start_error = error

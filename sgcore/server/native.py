@@ -21,6 +21,7 @@ from sgcore.server.wire import ENCODER, json_response, read
 
 MAX_TOP_LOGPROBS = 256
 MAX_RID_CHARS = 256
+MAX_TIMEOUT_S = 1e6
 
 
 class Unsupported(msgspec.Struct, kw_only=True):
@@ -50,6 +51,7 @@ class GenerateRequest(Unsupported, kw_only=True):
     return_text_in_logprobs: bool = False
     stream: bool = False
     priority: int | None = None
+    timeout: float | None = None
     cache_salt: str | None = None
     extra_key: str | None = None
 
@@ -95,6 +97,13 @@ def request_priority(priority: int | None) -> int:
     if priority is not None and not -INT32_MAX <= priority <= INT32_MAX:
         raise RequestError("priority must be a 32-bit whole number", param="priority")
     return priority or 0
+
+
+def request_timeout(seconds: float | None) -> float | None:
+    """Seconds after which the request ends with 504, wherever it is by then."""
+    if seconds is not None and not 0 < seconds <= MAX_TIMEOUT_S:
+        raise RequestError(f"timeout must be above 0 and at most {MAX_TIMEOUT_S:g} seconds", param="timeout")
+    return seconds
 
 
 def request_ids(rid: str | list[str] | None, count: int, prefix: str = "") -> list[str]:
@@ -158,6 +167,7 @@ def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
             sampling=sampling_from(sampling[i], service.defaults),
             rid=rids[i],
             priority=request_priority(body.priority),
+            timeout_s=request_timeout(body.timeout),
             namespace=body.cache_salt or body.extra_key or "",
             **_logprob_fields(wanted[i], starts[i], tops[i]),
         )

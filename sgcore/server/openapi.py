@@ -22,6 +22,7 @@ REFUSALS = {
     "429": "The queue is full.",
     "500": "Internal error.",
     "503": "Starting, shutting down, or failed.",
+    "504": "The request's own timeout has passed.",
 }
 WITHOUT_BODY = ("400", "401", "404", "500", "503")
 

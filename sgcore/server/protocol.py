@@ -73,6 +73,7 @@ class Shared(NotYet, kw_only=True):
     spaces_between_special_tokens: bool | None = None
     rid: str | list[str] | None = None
     priority: int | None = None
+    timeout: float | None = None
     cache_salt: str | None = None
 
 

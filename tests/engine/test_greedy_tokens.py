@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 import transformers
 
 from sgcore import Engine
+from tests.integration.serving import Server
 
 SHAPE = dict(
     vocab_size=199,
@@ -46,6 +48,7 @@ FAMILIES = {
     "qwen2": (transformers.Qwen2Config, {}),
     "qwen3": (transformers.Qwen3Config, {"head_dim": 16, "tie_word_embeddings": True}),
 }
+LENGTHS = (1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 64, 100, 200, 333, 500, 777, 1024, 1500)
 NEW_TOKENS = 12
 GREEDY = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
 
@@ -70,9 +73,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
     draw = random.Random(5)
-    lengths = [1, 2, 15, 16, 17, 31, 33, 64, 100, 257]
     shared = [draw.randrange(2, 199) for _ in range(40)]
-    return [((shared if n > 60 else []) + [draw.randrange(2, 199) for _ in range(n)])[:n] for n in lengths]
+    return [((shared if n > 60 else []) + [draw.randrange(2, 199) for _ in range(n)])[:n] for n in LENGTHS]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def reference(model: Any, prompt: list[int]) -> list[int]:
 
 
 def open_engine(folder: Path, **options: Any) -> Engine:
-    defaults = {"max_total_tokens": 4096, "skip_tokenizer_init": True, "dtype": "float32", "max_running_requests": 32}
+    defaults = {"max_total_tokens": 8192, "skip_tokenizer_init": True, "dtype": "float32", "max_running_requests": 32}
     return Engine(model_path=str(folder), **{**defaults, **options})
 
 
@@ -104,7 +106,7 @@ def open_engine(folder: Path, **options: Any) -> Engine:
     scope="module",
     params=[
         pytest.param({}, id="plain"),
-        pytest.param({"chunked_prefill_size": 13}, id="chunks-of-13"),
+        pytest.param({"chunked_prefill_size": 64}, id="chunks-of-64"),
         pytest.param({"disable_radix_cache": True}, id="no-cache"),
         pytest.param({"schedule_policy": "lpm", "page_size": 4, "run_ahead": 1}, id="lpm-small-pages-ahead"),
         pytest.param({"chunked_prefill_size": 64, "run_ahead": 4}, id="chunks-of-64-far-ahead"),
@@ -151,9 +153,32 @@ def test_after_retraction(
         assert (stats.used_tokens, stats.cached_tokens, stats.violations_total) == (0, 0, 0)
 
 
+def test_over_http(
+    checkpoint: tuple[Path, Any], prompts: list[list[int]], expected: list[list[int]], tmp_path: Path
+) -> None:
+    served = Server(tmp_path / "log", "--skip-tokenizer-init", "--dtype", "float32", model=checkpoint[0]).wait_ready()
+    try:
+        body = {"input_ids": prompts, "sampling_params": GREEDY}
+        replies = httpx2.post(f"{served.url}/generate", json=body, timeout=100).json()
+        assert [reply["output_ids"] for reply in replies] == expected
+    finally:
+        assert served.stop() == 0
+
+
+def test_a_seeded_draw_is_the_same_alone_and_in_a_batch(checkpoint: tuple[Path, Any], prompts: list[list[int]]) -> None:
+    sampling = {"temperature": 0.8, "top_p": 0.95, "max_new_tokens": 20, "ignore_eos": True, "sampling_seed": 7}
+    others = [{**sampling, "sampling_seed": number} for number in range(len(prompts) - 1)]
+    with open_engine(checkpoint[0]) as engine:
+        alone = engine.generate(input_ids=prompts[0], sampling_params=sampling)["output_ids"]
+        batch = engine.generate(input_ids=[*prompts[1:], prompts[0]], sampling_params=[*others, sampling])
+        assert batch[-1]["output_ids"] == alone
+        other = engine.generate(input_ids=prompts[0], sampling_params={**sampling, "sampling_seed": 8})
+        assert other["output_ids"] != alone
+
+
 def test_logprobs_equal_the_reference(checkpoint: tuple[Path, Any], prompts: list[list[int]]) -> None:
     folder, model = checkpoint
-    prompt = prompts[-2]
+    prompt = next(prompt for prompt in prompts if len(prompt) == 100)
     with torch.inference_mode():
         log = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
     with open_engine(folder, chunked_prefill_size=32) as engine:

@@ -1,4 +1,4 @@
-"""A real `sgcore serve` process over the sample model."""
+"""A real `sgcore serve` process, over the sample model unless told otherwise."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def free_port() -> int:
 class Server:
     """A server on a free port, called `smol`."""
 
-    def __init__(self, log: Path, *flags: str) -> None:
+    def __init__(self, log: Path, *flags: str, model: Path | None = MODEL) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "sgcore.cli", "serve", str(MODEL), "--port", str(self.port)]
+        command = [sys.executable, "-m", "sgcore.cli", "serve", str(model), "--port", str(self.port)]
         self.log = log
         with log.open("w") as out:
             self.process = subprocess.Popen(

@@ -167,6 +167,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("/generate", {"text": "a" * 5000}, "4096"),
     ("/generate", {"text": ["a", "b"], "sampling_params": [{}]}, "1 entries for 2"),
     ("/generate", {"text": ["a", "b"], "rid": ["x", "x"]}, "twice"),
+    ("/generate", {"text": "a", "timeout": 0}, "timeout must be above 0"),
+    ("/v1/completions", {"prompt": "a", "timeout": 1e300}, "timeout must be above 0"),
     ("/generate", {"text": "a", "image_data": "http://x"}, "image_data is not supported"),
     ("/generate", {"text": "a", "return_logprob": True, "top_logprobs_num": 10**6}, "top_logprobs_num"),
     ("/generate", {"text": "a", "sampling_params": {"json_schema": "{}"}}, "not supported yet"),

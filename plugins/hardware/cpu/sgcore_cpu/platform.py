@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from sgcore.api import Memory, Platform
+from sgcore.api import Memory, Platform, Runner
 from sgcore.kernels import Kernels
+from sgcore.plugins.plan import Plan
 from sgcore_cpu.kernels import CpuKernels
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -25,8 +26,15 @@ class CpuPlatform(Platform):
     default_attention = "torch_native"
     memory_share = 0.4
 
+    def __init__(self) -> None:
+        self.threads = len(os.sched_getaffinity(0))
+
+    def create_runner(self, plan: Plan) -> Runner:
+        self.threads = int(plan.options["threads"] or self.threads)
+        return super().create_runner(plan)
+
     def initialise(self, rank: int) -> torch.device:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)
         _keep_freed_memory()
         return torch.device("cpu")

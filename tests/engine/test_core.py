@@ -1,0 +1,137 @@
+"""The loop over the null platform: what it answers, and that a failure stays where it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgcore.config import Choices
+from sgcore.engine.core import EngineCore, run_core
+from sgcore.engine.messages import (
+    Abort,
+    Command,
+    Failed,
+    FromCore,
+    Output,
+    Outputs,
+    Ready,
+    Reply,
+    Request,
+    SamplingParams,
+    ToCore,
+)
+from sgcore.plugins.plan import Plan
+from sgcore.plugins.resolve import resolve
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_attention_heads": 1,
+    "num_hidden_layers": 1,
+    "vocab_size": 1000,
+    "max_position_embeddings": 512,
+}
+Turn = list[ToCore]
+
+
+class Script:
+    """A channel that hands out a list of messages a turn, then shuts down once nothing is left to do."""
+
+    def __init__(self, *turns: Turn) -> None:
+        self.turns = list(turns)
+        self.sent: list[FromCore] = []
+        self.is_idle: Callable[[], bool] = lambda: True
+
+    def receive(self, timeout_s: float) -> Sequence[ToCore]:
+        if self.turns:
+            return self.turns.pop(0)
+        return [Command(99, "shutdown")] if self.is_idle() else []
+
+    def send(self, message: FromCore) -> None:
+        self.sent.append(message)
+
+    def outputs(self, rid: str) -> list[Output]:
+        return [item for sent in self.sent if isinstance(sent, Outputs) for item in sent.items if item.rid == rid]
+
+    def end(self, rid: str) -> Output:
+        (end,) = [output for output in self.outputs(rid) if output.finish is not None]
+        return end
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path) -> Callable[..., Plan]:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+
+    def make(**options: Any) -> Plan:
+        return resolve(Choices.of(model_path=str(tmp_path), load_format="dummy", platform="null", **options))
+
+    return make
+
+
+def ask(rid: str, tokens: int = 4, prompt: int = 20) -> Request:
+    return Request(rid, list(range(prompt)), SamplingParams(max_new_tokens=tokens, temperature=0.0))
+
+
+def run(plan: Plan, script: Script, prepare: Callable[[EngineCore], None] = lambda core: None) -> EngineCore:
+    core = EngineCore(plan, script)
+    script.is_idle = lambda: not core.scheduler.has_work
+    prepare(core)
+    core.run()
+    return core
+
+
+def test_requests_are_answered_and_commands_replied_to(make_plan: Callable[..., Plan]) -> None:
+    script = Script([ask("a"), ask("b", tokens=9)], [Command(1, "flush_cache")], [Command(2, "stats")])
+    run(make_plan(), script)
+    assert isinstance(script.sent[0], Ready)
+    assert [len([t for o in script.outputs(rid) for t in o.tokens]) for rid in "ab"] == [4, 9]
+    replies = {sent.call: sent for sent in script.sent if isinstance(sent, Reply)}
+    assert not replies[1].is_ok, "flushed under running requests"
+    assert replies[2].stats is not None and replies[2].stats.running == 2
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3], ids=["queued", "prefilling", "last-chunk", "decoding"])
+def test_an_abort_reaches_every_stage(make_plan: Callable[..., Plan], turn: int) -> None:
+    turns: list[Turn] = [[ask("a", tokens=400, prompt=60)], [], [], []]
+    turns[turn].append(Abort(["a"]))
+    script = Script(*turns)
+    core = run(make_plan(chunked_prefill_size=32), script)
+    end = script.end("a")
+    assert (end.finish, end.status) == ("abort", 499)
+    assert sum(len(output.tokens) for output in script.outputs("a")) == max(0, turn - 1)
+    assert core.scheduler.pages.free + core.scheduler.tree.evictable_pages == core.scheduler.pages.total
+
+
+def test_a_step_that_fails_ends_its_own_requests_alone(
+    make_plan: Callable[..., Plan], caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script([ask("first"), ask("second")])
+
+    def break_once(core: EngineCore) -> None:
+        launch = core.runner.launch
+
+        def fail(step: Any) -> Any:
+            core.runner.launch = launch  # type: ignore[method-assign]
+            raise RuntimeError("out of luck")
+
+        core.runner.launch = fail  # type: ignore[method-assign]
+
+    core = run(make_plan(max_running_requests=1), script, break_once)
+    first, second = script.end("first"), script.end("second")
+    assert (first.finish, first.status, first.message) == ("abort", 500, "RuntimeError: out of luck")
+    assert second.finish == "length" and second.cached_tokens == 0
+    assert "step 0 failed" in caplog.text and core.scheduler.flush_cache()
+
+
+def test_a_core_that_cannot_start_says_why(make_plan: Callable[..., Plan]) -> None:
+    script = Script()
+    plan = make_plan()
+    plan.hf_config.pop("vocab_size")  # type: ignore[attr-defined]
+    assert not run_core(plan, script)
+    (failed,) = script.sent
+    assert isinstance(failed, Failed) and "vocab_size" in failed.message
