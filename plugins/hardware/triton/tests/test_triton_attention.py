@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["TRITON_INTERPRET"] = "1"
-
 import numpy as np
 import pytest
 import torch
-import triton.runtime.interpreter as interpreter
 
 from sgcore.api import CacheSpec, LayerCache
 from sgcore.cache.pool import KVPool
@@ -22,18 +17,6 @@ PAGE = 16
 SCALE = 0.3
 PREFIX = 256
 """The shortest prefix that rows share."""
-
-
-@pytest.fixture(autouse=True)
-def numpy_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6 takes `int` of an array for a loop's bound; numpy 2.4 allows that without dimensions only."""
-    patch = interpreter._patch_lang_tensor
-
-    def patch_lang_tensor(tensor: type, scope: object) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_lang_tensor)
 
 
 class Case:
