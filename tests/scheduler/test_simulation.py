@@ -204,3 +204,17 @@ def test_lpm_cannot_starve_a_request() -> None:
         if plan is not None:
             scheduler.complete(plan, machine.launch(plan)())
     assert 2 < number < 200
+
+
+@pytest.mark.parametrize("backlog, expected", [(1, 8), (40, 16), (80, 32)])
+def test_prompts_beside_decode_rows_get_more_tokens_with_a_backlog(backlog: int, expected: int) -> None:
+    limits = Limits(page_tokens=4, step_tokens=64, mixed_tokens=8, context_tokens=200)
+    scheduler, machine = Scheduler(limits, pages=400), Machine(limits, 400)
+    scheduler.add(Request("decodes", [1, 2], SamplingParams(max_new_tokens=50)))
+    plan = scheduler.plan()
+    assert plan is not None
+    scheduler.complete(plan, machine.launch(plan)())
+    for number in range(backlog):
+        scheduler.add(Request(f"r{number}", [number + 3] * 20, SamplingParams(max_new_tokens=1)))
+    plan = scheduler.plan()
+    assert plan is not None and plan.decode and sum(chunk.count for chunk in plan.chunks) == expected

@@ -1,0 +1,81 @@
+"""Every kernel beside attention's compiles for every device of the package, on a machine that has none of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+POINTERS = {
+    "*bf16": "x residual weight out total qkv q_norm k_norm cos sin keys values norm bias",
+    "*fp32": "logits counts frequency presence repetition top_p min_p sums chosen",
+    "*fp64": "uniform",
+    "*i64": "slots top_k scratch best tokens",
+    "*i32": "equals",
+    "*i1": "is_seen",
+}
+TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
+OVERLAPPING = ("sm_90", "sm_100")
+"""Devices on which a kernel may start before its predecessor ends."""
+ROTARY = {"HEADS": 32, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "GROUP": 16, "PAGE": 16, "NORMS": True}
+SKINNY = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 2, "ROWS": 4, "GROUPS": 128, "VECTOR": 8, "GATED": False}
+NORMED = {"NORMED": True, "ADDS": True, "HAS_BIAS": True}
+
+
+def cases() -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
+    """Kernel, constants, and types that differ from `TYPES`."""
+    from sgcore_triton import draw, norms, rotary, sampling, skinny
+
+    yield norms._norm_rows, {"SIZE": 4096, "BLOCK": 4096, "ADDS": True}, {}
+    yield norms._silu_mul_rows, {"SIZE": 14336, "BLOCK": 2048}, {}
+    yield rotary._rotary_write, ROTARY, {}
+    yield skinny._skinny, SKINNY | NORMED, {"tokens": "i32"}
+    yield skinny._skinny, SKINNY | NORMED | {"GATED": True}, {"tokens": "i32"}
+    yield sampling._best_of_part, {"BLOCK": 1024}, {"logits": "*bf16"}
+    yield sampling._best_of_row, {"PARTS": 128}, {"out": "*i64"}
+    yield sampling._penalise, {"BLOCK": 1024}, {"out": "*fp32"}
+    yield sampling._sum_of_part, {"PART": 8192, "BLOCK": 1024}, {}
+    yield sampling._log_of_row, {"PARTS": 16}, {"norm": "*fp32"}
+    draws = {"SCRATCH": draw.SCRATCH}
+    yield draw._first_level, draws | {"BLOCK": 1024}, {}
+    for which in (0, 2):
+        yield draw._second_level, draws | {"BLOCK": 1024, "WHICH": which}, {}
+        yield draw._third_level, draws | {"BLOCK": 1024, "WHICH": which}, {}
+    yield draw._settle_top_k, draws, {}
+    yield draw._settle_top_p, draws, {}
+    yield draw._count_equals, draws | {"BLOCK": 1024}, {}
+    yield draw._pick, draws | {"PARTS": 128, "BLOCK": 1024}, {"out": "*i64"}
+
+
+def compile_all(target: str) -> None:
+    """Run in a process of its own: where `TRITON_INTERPRET` was set at import, a kernel can't be compiled."""
+    from sgcore_triton.targets import compile_for
+
+    for kernel, constants, different in cases():
+        constants = constants | {"PDL": 2 if target in OVERLAPPING else 0}
+        names = [name for name in kernel.arg_names if name not in constants]
+        types = {name: different.get(name) or TYPES.get(name) or _scalar(name) for name in names}
+        assert compile_for(target, kernel, types, constants, num_warps=4).asm
+    print("compiled")
+
+
+def _scalar(name: str) -> str:
+    return "fp32" if name == "eps" else "i32"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942", "gfx950"])
+def test_the_kernels_compile(target: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, __file__, target]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "compiled", done.stderr
+
+
+if __name__ == "__main__":
+    compile_all(sys.argv[1])

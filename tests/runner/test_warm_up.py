@@ -1,0 +1,67 @@
+"""Graphs of the usual sizes are made on padding's row: each once, and no request's page is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sgcore.api import StartReport
+from sgcore.config import Choices
+from sgcore.plugins.resolve import resolve
+from sgcore.runner.runner import ModelRunner
+from sgcore_cpu.platform import CpuPlatform
+
+CONFIG = dict(
+    architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, vocab_size=97, max_position_embeddings=256, rms_norm_eps=1e-5,
+)  # fmt: skip
+
+
+class Capturing(CpuPlatform):
+    """Captures by running once more; nothing here replays with new data."""
+
+    can_capture = True
+
+    captured = 0
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.captured += 1
+        work()
+        return lambda: None
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> ModelRunner:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    choices = Choices.of(
+        model_path=str(tmp_path), load_format="dummy", platform="cpu", skip_tokenizer_init=True, dtype="float32",
+        max_running_requests=40, max_total_tokens=512, mixed_chunk_size=64, graph_tokens=200,
+    )  # fmt: skip
+    plan = resolve(choices)
+    made = ModelRunner(replace(plan, options={**plan.options, "random_seed": 1}), Capturing())
+    made.load(StartReport())
+    return made
+
+
+def test_every_usual_size_is_captured_once(runner: ModelRunner) -> None:
+    graphs, platform = runner.graphs, runner.platform
+    awaited = list(graphs._awaited)
+    while runner.warm_up():
+        pass
+    assert isinstance(platform, Capturing) and platform.captured == len(awaited) == len(set(awaited)) > 10
+    assert not runner.warm_up()
+    assert not runner.rows.known.any() and not runner.rows.computed.any() and not runner.rows.page_table.any()
+    assert all(not torch.count_nonzero(pool[1:]) for pool in runner.pool.tensors())
+
+
+def test_most_rows_come_first_and_draws_last(runner: ModelRunner) -> None:
+    order = [runner.graphs.next_awaited() for _ in range(len(runner.graphs._awaited))]
+    decode = [size.decode_rows for size, draws in order if not size.chunk_tokens and not draws]
+    assert decode == sorted(decode, reverse=True) and decode[0] == 40
+    assert [draws for _, draws in order] == sorted(draws for _, draws in order)
+    assert any(size.chunk_tokens == 64 for size, _ in order)
