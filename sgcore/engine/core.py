@@ -41,7 +41,7 @@ class EngineCore:
         self.runner.load(report)
         self.scheduler = Scheduler(limits(plan, self.runner), self.runner.pages)
         self._launched: deque[tuple[StepPlan, Pending]] = deque()
-        self._is_stopping = False
+        self._is_stopping = self._is_warm = False
         self._stats_due = 0.0
         pool = self.scheduler.pages.total * self.runner.page_tokens
         channel.send(Ready(report.rows, pool, plan.context_tokens))
@@ -49,13 +49,22 @@ class EngineCore:
     def run(self) -> None:
         """Until a shutdown command: take messages, compute a step. Waits when there is nothing to do."""
         while not self._is_stopping:
-            is_busy = self.scheduler.has_work or self._launched or self.runner.warm_up()
+            is_busy = self.scheduler.has_work or self._launched or self._warm_up()
             timeout = 0.0 if is_busy else HEARTBEAT_S
             for message in self.channel.receive(timeout):
                 self.handle(message)
             self.step()
             self._report(force=False)
         self.runner.close()
+
+    def _warm_up(self) -> bool:
+        """Prepare a step that may come; False if there is none, or preparing fails: then it's done when it comes."""
+        try:
+            self._is_warm = self._is_warm or not self.runner.warm_up()
+        except Exception:
+            log.exception("a step could not be prepared ahead")
+            self._is_warm = True
+        return not self._is_warm
 
     def handle(self, message: ToCore) -> None:
         """Take one message."""

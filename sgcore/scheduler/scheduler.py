@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +142,7 @@ class Scheduler:
         stats.cached_tokens = self.tree.total_pages * page
         stats.used_tokens = (self.pages.total - self.pages.free - self.tree.evictable_pages) * page
         stats.violations_total = self.pages.violations
-        return stats
+        return copy(stats)
 
     @property
     def has_work(self) -> bool:

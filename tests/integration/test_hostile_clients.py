@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 
 from sgcore_gguf.source import GGUFSource
 from tests.integration.serving import MODEL, Server, needs_model
@@ -37,7 +38,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("tiny")
     GGUFSource(MODEL).tokenizer().save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(SHAPE))
-    started = Server(folder / "log", "--load-format", "dummy", "--max-queued-requests", "64", model=folder).wait_ready()
+    limits = ["--max-queued-requests", "64", "--max-running-requests", "8"]
+    started = Server(folder / "log", "--load-format", "dummy", *limits, model=folder).wait_ready()
     yield started
     assert started.stop() == 0
     assert "Traceback" not in started.log.read_text()
@@ -66,9 +68,14 @@ def test_broken_bodies_beside_a_stream(tiny: Server) -> None:
                 status = http.post(path, content=body, headers=JSON).status_code
                 assert 400 <= status < 500 or (status == 200 and name in MAY_BE_IGNORED), (path, name, status)
         for path, value, _ in REFUSED:
-            if "role" not in json.dumps(value):  # what a template refuses is the template's own affair
+            # What a template refuses is the template's own affair, and this vocabulary is larger than the fake one.
+            if "role" not in json.dumps(value) and value != {"input_ids": [300]}:
                 assert 400 <= http.post(path, json=value).status_code < 500, (path, value)
         assert beside.result(timeout=120) == wanted
+    for _ in range(50):  # the load is reported twice a second
+        if tiny.running() == 0:
+            break
+        time.sleep(0.1)
     assert tiny.running() == 0
 
 
@@ -87,7 +94,7 @@ def test_a_full_queue_says_when_to_come_again(tiny: Server) -> None:
     assert stream(tiny, 4)
 
 
-@pytest.mark.parametrize("rows", [1, 300], ids=["running", "waiting"])
+@pytest.mark.parametrize("rows", [1, 40], ids=["running", "waiting"])
 def test_a_request_ends_at_its_own_timeout(tiny: Server, rows: int) -> None:
     sampling = {"max_new_tokens": 1000, "ignore_eos": True}
     body = {"input_ids": [[5, 6, 7]] * rows, "sampling_params": sampling, "timeout": 0.2}
@@ -96,16 +103,13 @@ def test_a_request_ends_at_its_own_timeout(tiny: Server, rows: int) -> None:
     assert stream(tiny, 4)
 
 
-@pytest.fixture(scope="module")
-def described(tiny: Server) -> Any:
-    return schemathesis.openapi.from_url(f"{tiny.url}/openapi.json")
-
-
-schema = schemathesis.pytest.from_fixture("described")
-
-
 @pytest.mark.slow
-@schema.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_real_server_answers_as_described(case: schemathesis.Case) -> None:
-    case.call_and_validate(excluded_checks=TOO_STRICT, timeout=60)
+def test_the_real_server_answers_as_described(tiny: Server) -> None:
+    for found in schemathesis.openapi.from_url(f"{tiny.url}/openapi.json").get_all_operations():
+
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=found.ok().as_strategy())
+        def answers(case: schemathesis.Case) -> None:
+            case.call_and_validate(excluded_checks=TOO_STRICT, timeout=60)
+
+        answers()

@@ -124,9 +124,10 @@ def test_in_chunks_of_64(cases: list[Case]) -> None:
 
 
 def test_after_retractions(cases: list[Case]) -> None:
-    """A pool that just holds the longest one: rows are admitted that can't all end in it."""
-    with open_engine(max_total_tokens=LENGTHS[-1] + NEW_TOKENS + 4, page_size=4) as engine:
-        replies = generate(engine, cases)
+    """A small pool and many rows, more of which are admitted than can end in it."""
+    many = [case for case in cases if 13 <= len(case.prompt) <= 33] * 3
+    with open_engine(max_total_tokens=80, page_size=4) as engine:
+        replies = generate(engine, many)
     assert sum(reply["meta_info"]["num_retractions"] > 0 for reply in replies) > 1
 
 

@@ -26,7 +26,7 @@ CONFIG = {
 }
 FILES = {
     "config.json": json.dumps(CONFIG).encode(),
-    "model.safetensors": b"not read before the plan",
+    "model.safetensors": (2).to_bytes(8, "little") + b"{}",
     "pytorch_model.bin": b"not wanted",
 }
 GATED = "owner/gated"
@@ -46,6 +46,9 @@ class Hub(BaseHTTPRequestHandler):
     def _answer(self, sends_body: bool) -> None:
         if GATED in self.path:
             self._send(403, b"{}", sends_body, {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"})
+        elif self.path.startswith("/api/models/owner/tiny/tree/"):
+            entries = [{"type": "file", "path": name, "size": len(FILES[name]), "oid": "0" * 40} for name in FILES]
+            self._send(200, json.dumps(entries).encode(), sends_body, {})
         elif self.path.startswith("/api/models/owner/tiny/"):
             files = [{"rfilename": name} for name in FILES]
             body = json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": files, "private": False})

@@ -13,6 +13,7 @@ from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore.runner.inputs import StepInputs
 from sgcore_triton.attention import TritonAttention
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="runs interpreted, on the host")
 PAGE = 16
 SCALE = 0.3
 PREFIX = 256

@@ -1,4 +1,4 @@
-"""Each override against the reference, interpreted: fresh random inputs, odd sizes, poisoned outputs."""
+"""Each override against the reference: fresh random inputs, odd sizes, poisoned outputs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from sgcore.kernels import Kernels
 from sgcore_triton.kernels import TritonKernels
 
 REFERENCE, KERNELS = Kernels(), TritonKernels()
-DTYPES = [torch.float32, torch.float16]
+HAS_GPU = torch.cuda.is_available()
+DTYPES = [torch.float32, torch.bfloat16 if HAS_GPU else torch.float16]
+"""The interpreter's products in bfloat16 are wrong."""
 EPS = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def device() -> Iterator[None]:
+    """Tensors are made where the kernels run."""
+    torch.set_default_device("cuda" if HAS_GPU else "cpu")
+    yield
+    torch.set_default_device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +44,7 @@ def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 
 def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert actual.shape == expected.shape and actual.dtype == expected.dtype
-    tolerance = 1e-5 if expected.dtype == torch.float32 else 4e-3
+    tolerance = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[expected.dtype]
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
