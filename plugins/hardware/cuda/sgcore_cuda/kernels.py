@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sgcore_cuda.products import Products
+from sgcore_triton import narrow, skinny
 from sgcore_triton.kernels import TritonKernels
-from sgcore_triton.skinny import is_skinny
 
 
 class CudaKernels(TritonKernels):
@@ -17,6 +17,6 @@ class CudaKernels(TritonKernels):
         self._products = Products()
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if x.dtype == torch.float32 or is_skinny(x, weight):
+        if x.dtype == torch.float32 or skinny.is_skinny(x, weight) or narrow.takes(x, weight):
             return super().linear(x, weight, bias)
         return self._products.linear(x, weight, bias)

@@ -106,6 +106,7 @@ def decode_kernel(
     pieces = tl.load(item + 7)
     slot = tl.load(item + 8)
     if first >= end:
+        wait_for_inputs(PDL)  # were no program to wait, the next kernel would not wait for the one before this
         return
     if WINDOW > 0:
         first = tl.maximum(first, oldest)
@@ -190,6 +191,7 @@ def shared_kernel(
     rows = tl.minimum(tl.load(item + 4) - skipped, ROWS)
     piece = tl.load(item + 5)
     if (first >= end) | (rows <= 0):
+        wait_for_inputs(PDL)
         return
     m = tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)

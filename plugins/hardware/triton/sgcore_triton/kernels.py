@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sgcore.kernels import Kernels
-from sgcore_triton import draw, norms, rotary, sampling, skinny
+from sgcore_triton import draw, narrow, norms, rotary, sampling, skinny
 from sgcore_triton.targets import runs_here
 
 
@@ -18,6 +18,8 @@ class TritonKernels(Kernels):
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if runs_here(x) and skinny.is_skinny(x, weight):
             return skinny.linear(x, weight, bias)
+        if narrow.takes(x, weight):
+            return narrow.linear(x, weight, bias)
         return super().linear(x, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -40,6 +42,11 @@ class TritonKernels(Kernels):
     ) -> tuple[Tensor, Tensor]:
         if runs_here(x) and skinny.norms_too(x, residual, weight):
             return skinny.add_norm_gated(x, residual, norm, eps, weight, bias)
+        if narrow.takes(x, weight):
+            normed, total = (
+                (self.rms_norm(x, norm, eps), x) if residual is None else self.add_rms_norm(x, residual, norm, eps)
+            )
+            return narrow.linear(normed, weight, bias, is_gated=True), total
         return super().add_norm_gated(x, residual, norm, eps, weight, bias)
 
     def silu_mul(self, x: Tensor) -> Tensor:

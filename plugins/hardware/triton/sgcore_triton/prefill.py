@@ -78,6 +78,7 @@ def prefill_kernel(
     skipped = (SUBTILES - 1 - tl.program_id(0) // KV_HEADS % SUBTILES) * (BLOCK_M // GROUP)
     tokens = tl.minimum(tl.load(tile + 2) - skipped, BLOCK_M // GROUP)
     if tokens <= 0:
+        wait_for_inputs(PDL)
         return
     token = tl.load(tile + 1).to(tl.int64) + skipped
     before = tl.load(tile + 3) + skipped

@@ -84,7 +84,7 @@ def test_rotary_write(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", [1, 2, 3])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 11])
 @pytest.mark.parametrize("size, rows", [(64, 24), (104, 40)])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_products_of_few_tokens(dtype: torch.dtype, tokens: int, size: int, rows: int, has_bias: bool) -> None:

@@ -23,18 +23,23 @@ OVERLAPPING = ("sm_90", "sm_100")
 """Devices on which a kernel may start before its predecessor ends."""
 ROTARY = {"HEADS": 32, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "GROUP": 16, "PAGE": 16, "NORMS": True}
 SKINNY = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 2, "ROWS": 4, "GROUPS": 128, "VECTOR": 8, "GATED": False}
+NARROW = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 16, "ROWS": 64, "STEP": 256, "VECTOR": 8, "STAGES": 3}
+NARROW |= {"HAS_BIAS": True}
 NORMED = {"NORMED": True, "ADDS": True, "HAS_BIAS": True}
 
 
-def cases() -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
+def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     """Kernel, constants, and types that differ from `TYPES`."""
-    from sgcore_triton import draw, norms, rotary, sampling, skinny
+    from sgcore_triton import draw, narrow, norms, rotary, sampling, skinny
 
     yield norms._norm_rows, {"SIZE": 4096, "BLOCK": 4096, "ADDS": True}, {}
     yield norms._silu_mul_rows, {"SIZE": 14336, "BLOCK": 2048}, {}
     yield rotary._rotary_write, ROTARY, {}
     yield skinny._skinny, SKINNY | NORMED, {"tokens": "i32"}
     yield skinny._skinny, SKINNY | NORMED | {"GATED": True}, {"tokens": "i32"}
+    if target in OVERLAPPING:
+        for gated in (False, True):
+            yield narrow._narrow, NARROW | {"GATED": gated}, {"tokens": "i32"}
     yield sampling._best_of_part, {"BLOCK": 1024}, {"logits": "*bf16"}
     yield sampling._best_of_row, {"PARTS": 128}, {"out": "*i64"}
     yield sampling._penalise, {"BLOCK": 1024}, {"out": "*fp32"}
@@ -55,7 +60,7 @@ def compile_all(target: str) -> None:
     """Run in a process of its own: where `TRITON_INTERPRET` was set at import, a kernel can't be compiled."""
     from sgcore_triton.targets import compile_for
 
-    for kernel, constants, different in cases():
+    for kernel, constants, different in cases(target):
         constants = constants | {"PDL": 2 if target in OVERLAPPING else 0}
         names = [name for name in kernel.arg_names if name not in constants]
         types = {name: different.get(name) or TYPES.get(name) or _scalar(name) for name in names}
