@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Capturing(CpuPlatform):
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> ModelRunner:
+def runner(tmp_path: Path) -> Iterator[ModelRunner]:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     choices = Choices.of(
         model_path=str(tmp_path), load_format="dummy", platform="cpu", skip_tokenizer_init=True, dtype="float32",
@@ -45,7 +45,8 @@ def runner(tmp_path: Path) -> ModelRunner:
     plan = resolve(choices)
     made = ModelRunner(replace(plan, options={**plan.options, "random_seed": 1}), Capturing())
     made.load(StartReport())
-    return made
+    yield made
+    torch.set_flush_denormal(False)  # the platform set it in this thread
 
 
 def test_every_usual_size_is_captured_once(runner: ModelRunner) -> None:
