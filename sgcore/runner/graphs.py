@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -10,6 +11,8 @@ from typing import Any, Generic, TypeVar
 from sgcore.api import Platform
 from sgcore.runner.batch import StaticSize
 from sgcore.scheduler.step import StepPlan
+
+log = logging.getLogger(__name__)
 
 Outputs = TypeVar("Outputs")
 
@@ -70,9 +73,13 @@ class StepGraphs(Generic[Outputs]):
         """The outputs of `compute`, by replay where there is a graph. They stay valid until the key's next run."""
         if key not in self._graphs:
             self._seen[key] += 1
-            if self._seen[key] == 1 or len(self._graphs) >= MOST_GRAPHS:
+            if self._seen[key] != 2 or len(self._graphs) >= MOST_GRAPHS:
                 return compute()
-            self._graphs[key] = self._capture(compute)
+            try:
+                self._graphs[key] = self._capture(compute)
+            except RuntimeError:  # no memory, or an operation that can't be captured: such steps stay as they are
+                log.exception("a step of %s can't be captured", key)
+                return compute()
         replay, outputs = self._graphs[key]
         replay()
         return outputs

@@ -61,3 +61,16 @@ def test_the_second_run_of_a_key_is_captured_and_later_ones_are_replayed() -> No
     outputs = [graphs.run("key", compute).number for _ in range(4)]
     assert outputs == [1, 2, 2, 2]
     assert (recorder.captured, recorder.replayed) == (1, 3)
+
+
+def test_what_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, computed = Recorder(), []
+
+    def refuse(work: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(recorder, "capture", refuse)
+    graphs = StepGraphs(recorder, 100, 1000)
+    for _ in range(4):
+        graphs.run("key", lambda: computed.append(1))
+    assert len(computed) == 4
