@@ -164,7 +164,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=1000, help="turns measured in the steady state")
     parser.add_argument("--requests", type=int, default=4000, help="requests of one churn measurement")
     asked = parser.parse_args()
-    gc.freeze()  # as the core's process does
+    build(1, "fcfs", Feed([], 0))  # imports what a core imports
+    gc.freeze()  # as the core's process does then
     cases = [(policy, rows, waiting) for policy in asked.policies for rows in asked.rows for waiting in asked.waiting]
     tables = {
         "Steady decode": [steady(rows, waiting, policy, asked.turns) for policy, rows, waiting in cases],
