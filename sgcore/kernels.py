@@ -37,6 +37,10 @@ class Kernels:
         total = x + residual
         return self.rms_norm(total, weight, eps), total
 
+    def add_norm(self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """`add_rms_norm`; the first layer has no residual yet, and the sum is `x`."""
+        return (self.rms_norm(x, norm, eps), x) if residual is None else self.add_rms_norm(x, residual, norm, eps)
+
     def add_norm_linear(
         self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -44,9 +48,7 @@ class Kernels:
 
         x, residual (tokens, in); norm (in,); weight as in `linear`.
         """
-        normed, total = (
-            (self.rms_norm(x, norm, eps), x) if residual is None else self.add_rms_norm(x, residual, norm, eps)
-        )
+        normed, total = self.add_norm(x, residual, norm, eps)
         return self.linear(normed, weight, bias), total
 
     def add_norm_gated(

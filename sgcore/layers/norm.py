@@ -21,6 +21,4 @@ class RMSNorm(nn.Module):
 
     def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Norm of `x + residual`, and the sum; the first layer has no residual yet."""
-        if residual is None:
-            return self.kernels.rms_norm(x, self.weight, self.eps), x
-        return self.kernels.add_rms_norm(x, residual, self.weight, self.eps)
+        return self.kernels.add_norm(x, residual, self.weight, self.eps)

@@ -32,35 +32,25 @@ class StepInputs:
         self._used = 0
         self._turn = self._turn + 1
 
-    def put(self, array: Array, capacity: int | None = None) -> Tensor:
+    def put(self, array: Array) -> Tensor:
         """A device tensor that holds `array` once `send` was called.
 
-        Its shape is the array's, or with `capacity` (capacity, ...): the entries behind the array are not defined.
         Raises ValueError if the step's arrays are too large.
         """
+        array = np.ascontiguousarray(array)
         if self._is_host:
-            return torch.from_numpy(_padded(np.ascontiguousarray(array), capacity))
-        shape = array.shape if capacity is None else (capacity, *array.shape[1:])
-        size = int(np.prod(shape)) * array.itemsize
+            return torch.from_numpy(array)
         begin = -(-self._used // ALIGNMENT) * ALIGNMENT
-        self._used = begin + size
+        self._used = begin + array.nbytes
         if self._used > len(self._device):
             raise ValueError(f"a step's arrays take over {len(self._device):,} bytes")
         view = self._views[self._turn % len(self._views)]
-        view[begin : begin + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        view[begin : self._used] = array.reshape(-1).view(np.uint8)
         dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        return self._device[begin : begin + size].view(dtype).view(shape)
+        return self._device[begin : self._used].view(dtype).view(array.shape)
 
     def send(self) -> None:
         """Copy everything that was put, in the order of the device's work."""
         if not self._is_host and self._used:
             host = self._hosts[self._turn % len(self._hosts)]
             self._device[: self._used].copy_(host[: self._used], non_blocking=True)
-
-
-def _padded(array: Array, capacity: int | None) -> Array:
-    if capacity is None or capacity == len(array):
-        return array
-    padded = np.zeros((capacity, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded

@@ -164,7 +164,7 @@ class TritonAttention(AttentionBackend):
             plan.partials = items + (count * LEVELS * SHARED_PARTS if groups is not None else 0)
         if work.shared is not None and work.members is not None:
             plan.shared = put(_padded(work.shared, shared_capacity(count, *sizes) if is_static else 0))
-            plan.members = put(work.members, LEVELS * count if is_static else None)
+            plan.members = put(_padded(work.members, LEVELS * count if is_static else 0))
         return plan
 
     def _counters(self, batch: ForwardBatch) -> Tensor:

@@ -43,9 +43,7 @@ class TritonKernels(Kernels):
         if runs_here(x) and skinny.norms_too(x, residual, weight):
             return skinny.add_norm_gated(x, residual, norm, eps, weight, bias)
         if narrow.takes(x, weight):
-            normed, total = (
-                (self.rms_norm(x, norm, eps), x) if residual is None else self.add_rms_norm(x, residual, norm, eps)
-            )
+            normed, total = self.add_norm(x, residual, norm, eps)
             return narrow.linear(normed, weight, bias, is_gated=True), total
         return super().add_norm_gated(x, residual, norm, eps, weight, bias)
 
