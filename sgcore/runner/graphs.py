@@ -18,10 +18,11 @@ Outputs = TypeVar("Outputs")
 
 DECODE_ROWS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, *range(40, 129, 8), *range(144, 513, 16))
 """Rows of a graph that only decodes; a step with fewer is padded."""
-MIXED_GRAIN = 32
-"""Beside chunks decode rows are padded more coarsely: there are fewer graphs, and a row is little of such a step."""
-CHUNK_GRAINS = ((256, 64), (1024, 128), (2048, 256), (4096, 512))
-"""Up to so many tokens of chunks, multiples of so many; above, of 1,024."""
+CHUNK_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+"""Tokens of a graph's chunks; beyond, multiples of the last."""
+LEAST_MIXED_ROWS, MIXED_SHARE = 32, 16
+"""Decode rows beside chunks are padded to multiples of the first, and of a 16th of the chunks' tokens: there are fewer
+graphs, and a row is little of such a step."""
 TOKENS_A_CHUNK = 32
 """Room for a chunk in so many tokens."""
 LEAST_CHUNKS = 16
@@ -50,17 +51,18 @@ class StepGraphs(Generic[Outputs]):
         return self._mixed_size(len(step.decode), step.tokens - len(step.decode), len(step.chunks))
 
     def _mixed_size(self, decode_rows: int, tokens: int, chunks: int) -> StaticSize | None:
-        grain = next((grain for most, grain in CHUNK_GRAINS if tokens <= most), 1024)
-        tokens = _rounded(tokens, grain)
+        place = bisect_left(CHUNK_TOKENS, tokens)
+        tokens = CHUNK_TOKENS[place] if place < len(CHUNK_TOKENS) else _rounded(tokens, CHUNK_TOKENS[-1])
         chunk_rows = max(LEAST_CHUNKS, tokens // TOKENS_A_CHUNK)
         if chunks > chunk_rows:
             return None
-        return StaticSize(min(_rounded(decode_rows, MIXED_GRAIN), self.most_rows), tokens, chunk_rows)
+        grain = max(LEAST_MIXED_ROWS, tokens // MIXED_SHARE)
+        return StaticSize(min(_rounded(decode_rows, grain), self.most_rows), tokens, chunk_rows)
 
     def _common_sizes(self, mixed_tokens: int) -> list[tuple[StaticSize, bool]]:
         """What will be asked for, the last first: most rows before few, and decode steps that draw at the end."""
         decode = [StaticSize(rows, 0, 0) for rows in self._decode_rows]
-        rows = range(MIXED_GRAIN, self.most_rows + 1, MIXED_GRAIN)
+        rows = range(LEAST_MIXED_ROWS, self.most_rows + 1, LEAST_MIXED_ROWS)
         mixed = [self._mixed_size(count, mixed_tokens, 1) for count in rows if mixed_tokens]
         fitting = [size for size in mixed if size is not None and size.tokens <= self.most_tokens]
         return [(size, True) for size in decode] + [(size, False) for size in fitting + decode]

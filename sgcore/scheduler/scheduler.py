@@ -26,9 +26,8 @@ GROWTH_RATIO_DECAY = 0.998
 GROWTH_RATIO_STEP = 0.1
 MOST_GROWTH = 4096
 """Admission expects a row to use this share of the tokens it may still ask for (SGLang's new_token_ratio)."""
-MIXED_GROWTH = (4, 2)
 MIXED_STEPS = 32
-"""Prompts that would take more steps than this beside decode rows get up to four times their tokens in a step."""
+"""Prompts that would take twice as many steps beside decode rows get twice as many tokens in a step, and so on."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +211,8 @@ class Scheduler:
         if not decode_rows:
             return budget
         backlog = self._queued_tokens + sum(s.target - s.computed for s in self.prefilling.values())
-        growth = next((g for g in MIXED_GROWTH if backlog > g * MIXED_STEPS * limits.mixed_tokens), 1)
-        return min(budget, growth * limits.mixed_tokens)
+        octaves = max(backlog // (MIXED_STEPS * limits.mixed_tokens), 1).bit_length() - 1
+        return min(budget, limits.mixed_tokens << octaves)
 
     def _launch(self, step: StepPlan) -> None:
         """Count a plan as computed, and remember whose its results are."""

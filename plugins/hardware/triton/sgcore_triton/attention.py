@@ -33,6 +33,7 @@ from sgcore_triton.work import (
 )
 
 LOG2_E = 1.4426950408889634
+SHORT_CHUNK_TOKENS = 1024
 MERGED_VECTORS = 64
 """Heads' partial results that a merge has in flight at a time: 64 registers a thread for head_dim 128."""
 
@@ -71,6 +72,8 @@ class PrefillPlan:
     paged: int
     dense: list[tuple[int, int]]
     """Tokens [begin, end) of the batch of each chunk that is a whole row."""
+    is_short: bool
+    """Whether the paged chunks have so few tokens that a tile's start and end weigh more than its middle."""
 
 
 @dataclass(slots=True)
@@ -115,16 +118,17 @@ class TritonAttention(AttentionBackend):
 
     def decode_tile(self, shape: Shape, dtype: torch.dtype) -> Tile:
         """For rows alone; `queries` is at least the heads of a group."""
-        small = shape.head_dim * dtype.itemsize <= 256
-        return Tile(max(16, triton.next_power_of_2(shape.group)), 64 if small else 32, 4, 3)
+        return Tile(max(16, triton.next_power_of_2(shape.group)), 32, 4, 3)
 
     def shared_tile(self, shape: Shape, dtype: torch.dtype) -> Tile:
         """For rows that share a prefix."""
         small = shape.head_dim * dtype.itemsize <= 256
         return Tile(max(64, triton.next_power_of_2(shape.group)), 64 if small else 32, 4, 3)
 
-    def prefill_tile(self, shape: Shape, dtype: torch.dtype) -> Tile:
+    def prefill_tile(self, shape: Shape, dtype: torch.dtype, is_short: bool) -> Tile:
         small = shape.head_dim * dtype.itemsize <= 256
+        if small and is_short:
+            return Tile(max(128, triton.next_power_of_2(shape.group)), 32, 4, 3)
         return Tile(max(128 if small else 64, triton.next_power_of_2(shape.group)), 64 if small else 32, 8, 3)
 
     def attend_dense(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -180,7 +184,8 @@ class TritonAttention(AttentionBackend):
         if batch.size is not None:
             tiles = batch.size.chunk_rows + batch.size.chunk_tokens // TILE_TOKENS
             work = prefill_work(starts, tokens, lengths, places)
-            return PrefillPlan(batch.inputs.put(_padded(work, tiles)), tiles, [])
+            is_short = batch.size.chunk_tokens <= SHORT_CHUNK_TOKENS
+            return PrefillPlan(batch.inputs.put(_padded(work, tiles)), tiles, [], is_short)
         is_dense = np.zeros(len(chunks), bool)
         if self.dense_tokens is not None:
             is_dense = (lengths == tokens) & (tokens >= self.dense_tokens)
@@ -188,7 +193,8 @@ class TritonAttention(AttentionBackend):
             prefill_work(starts[kind], tokens[kind], lengths[kind], places[kind]) for kind in (~is_dense, is_dense)
         )
         spans = list(zip(starts[is_dense].tolist(), (starts + tokens)[is_dense].tolist(), strict=True))
-        return PrefillPlan(batch.inputs.put(np.concatenate((paged, whole))), len(paged), spans)
+        is_short = int(tokens[~is_dense].max(initial=0)) <= SHORT_CHUNK_TOKENS
+        return PrefillPlan(batch.inputs.put(np.concatenate((paged, whole))), len(paged), spans, is_short)
 
     def forward(
         self,
@@ -261,7 +267,7 @@ class TritonAttention(AttentionBackend):
             out[begin:end] = self.attend_dense(q[begin:end], k[begin:end], v[begin:end], shape.scale)
         if not tiles:
             return
-        tile = self.prefill_tile(shape, q.dtype)
+        tile = self.prefill_tile(shape, q.dtype, plan.is_short)
         subtiles = -(-TILE_TOKENS // (tile.queries // shape.group))
         prefill_kernel[(tiles * subtiles * shape.kv_heads,)](
             q, keys, values, out, pages, plan.tiles,

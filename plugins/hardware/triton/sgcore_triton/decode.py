@@ -134,7 +134,7 @@ def decode_kernel(
     acc, best, total = attend_range(
         q, acc, best, total, k_ptr + kv_head * stride_head, v_ptr + kv_head * stride_head, table, page, n, d, first,
         end, oldest + tl.zeros([BLOCK_M], tl.int32), scale, stride_page, stride_token,
-        HEAD_DIM, PAGE, False, SOFTCAP, BLOCK_N, STAGES,
+        HEAD_DIM, PAGE, WINDOW > 0, SOFTCAP, BLOCK_N, STAGES,
     )  # fmt: skip
     # A piece may have no key within the window: its result weighs nothing.
     weight = tl.where(total > 0, total, 1.0)

@@ -28,7 +28,7 @@ SHARED_GAIN = 8
 SHARED_ROWS = 32
 """Rows of a group in one item."""
 SHARED_CHUNK_TOKENS = 256
-SHARED_PARTS = 4
+SHARED_PARTS = 2
 """Most pieces of one shared prefix: each costs a partial result for every row of the group."""
 LEVELS = 2
 """A prefix of everybody (a system prompt) and one of some (a conversation's start)."""

@@ -158,6 +158,12 @@ def test_a_shared_prefix(heads: tuple[int, int], window: int | None, dtype: torc
     case.check(backend, window)
 
 
+def test_a_window_that_begins_behind_a_shared_prefix() -> None:
+    """Pieces begin at a page, not at a step of keys: the window may begin within a step but behind a piece's end."""
+    case = Case([480, 436, 440, 500], shared=dict.fromkeys(range(1, 4), 272))
+    case.check(case.backend(), 70)
+
+
 def test_prefixes_within_a_prefix() -> None:
     case = Case([600, 580, 300, 590, 300], shared={1: 576, 2: 256, 3: 560, 4: 256})
     backend = case.backend()
