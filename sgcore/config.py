@@ -56,7 +56,7 @@ class ScheduleOptions(Options):
     mixed_chunk_size: int | None = Field(
         None,
         gt=0,
-        description="Prefill tokens of a step that also decodes; up to 4 times with a backlog.",
+        description="Token budget of a step that decodes and prefills; it doubles with the backlog of prompts.",
     )
     max_queued_requests: int = Field(4096, gt=0, description="Requests that may wait; more get 429.")
     max_queued_tokens: int = Field(4_000_000, gt=0, description="Prompt tokens that may wait; more get 429.")

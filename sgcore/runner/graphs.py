@@ -18,11 +18,10 @@ Outputs = TypeVar("Outputs")
 
 DECODE_ROWS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, *range(40, 129, 8), *range(144, 513, 16))
 """Rows of a graph that only decodes; a step with fewer is padded."""
-CHUNK_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
-"""Tokens of a graph's chunks; beyond, multiples of the last."""
-LEAST_MIXED_ROWS, MIXED_SHARE = 32, 16
-"""Decode rows beside chunks are padded to multiples of the first, and of a 16th of the chunks' tokens: there are fewer
-graphs, and a row is little of such a step."""
+MIXED_ROWS = 32
+"""Beside chunks decode rows are padded to multiples of this: there are fewer graphs, and a row is little of such a step."""
+MIXED_TOKENS = (*range(32, 257, 32), 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+"""Tokens of a graph with chunks; beyond, multiples of 1,024."""
 TOKENS_A_CHUNK = 32
 """Room for a chunk in so many tokens."""
 LEAST_CHUNKS = 16
@@ -33,7 +32,7 @@ class StepGraphs(Generic[Outputs]):
     """Steps by key. The first step of a key runs as it is, which compiles what it needs; the second is captured."""
 
     def __init__(self, platform: Platform, most_rows: int, most_tokens: int, mixed_tokens: int = 0) -> None:
-        """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual size of chunks."""
+        """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual tokens of one with chunks."""
         self.platform = platform
         self.most_tokens = most_tokens
         self.most_rows = most_rows
@@ -51,19 +50,16 @@ class StepGraphs(Generic[Outputs]):
         return self._mixed_size(len(step.decode), step.tokens - len(step.decode), len(step.chunks))
 
     def _mixed_size(self, decode_rows: int, tokens: int, chunks: int) -> StaticSize | None:
-        place = bisect_left(CHUNK_TOKENS, tokens)
-        tokens = CHUNK_TOKENS[place] if place < len(CHUNK_TOKENS) else _rounded(tokens, CHUNK_TOKENS[-1])
-        chunk_rows = max(LEAST_CHUNKS, tokens // TOKENS_A_CHUNK)
-        if chunks > chunk_rows:
-            return None
-        grain = max(LEAST_MIXED_ROWS, tokens // MIXED_SHARE)
-        return StaticSize(min(_rounded(decode_rows, grain), self.most_rows), tokens, chunk_rows)
+        rows = min(_rounded(decode_rows, MIXED_ROWS), self.most_rows)
+        total = next((size for size in MIXED_TOKENS if size >= rows + tokens), _rounded(rows + tokens, 1024))
+        chunk_rows = max(LEAST_CHUNKS, total // TOKENS_A_CHUNK)
+        return StaticSize(rows, total - rows, chunk_rows) if chunks <= chunk_rows else None
 
     def _common_sizes(self, mixed_tokens: int) -> list[tuple[StaticSize, bool]]:
         """What will be asked for, the last first: most rows before few, and decode steps that draw at the end."""
         decode = [StaticSize(rows, 0, 0) for rows in self._decode_rows]
-        rows = range(LEAST_MIXED_ROWS, self.most_rows + 1, LEAST_MIXED_ROWS)
-        mixed = [self._mixed_size(count, mixed_tokens, 1) for count in rows if mixed_tokens]
+        rows = range(MIXED_ROWS, self.most_rows + 1, MIXED_ROWS) if mixed_tokens else ()
+        mixed = [self._mixed_size(count, max(mixed_tokens - count, mixed_tokens // 2), 1) for count in rows]
         fitting = [size for size in mixed if size is not None and size.tokens <= self.most_tokens]
         return [(size, True) for size in decode] + [(size, False) for size in fitting + decode]
 

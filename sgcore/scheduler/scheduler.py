@@ -28,6 +28,8 @@ MOST_GROWTH = 4096
 """Admission expects a row to use this share of the tokens it may still ask for (SGLang's new_token_ratio)."""
 MIXED_STEPS = 32
 """Prompts that would take twice as many steps beside decode rows get twice as many tokens in a step, and so on."""
+ROUNDED_TOKENS = 32
+"""Prompt tokens come in multiples of this: there are fewer sizes of step for a device to prepare."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Limits:
     max_rows: int = 256
     step_tokens: int = 512
     mixed_tokens: int = 512
-    """Prefill tokens of a step in which rows decode: bounds the time between their tokens."""
+    """Tokens of a step in which rows decode and prompts go on: bounds the time between tokens."""
     context_tokens: int = 4096
     max_queued_requests: int = 4096
     max_queued_tokens: int = 4_000_000
@@ -207,12 +209,14 @@ class Scheduler:
         Beside decode rows they are few, so that tokens keep a steady pace, and more where many prompt tokens wait.
         """
         limits = self.limits
-        budget = max(limits.step_tokens - decode_rows, min(limits.page_tokens, limits.step_tokens))
-        if not decode_rows:
-            return budget
-        backlog = self._queued_tokens + sum(s.target - s.computed for s in self.prefilling.values())
-        octaves = max(backlog // (MIXED_STEPS * limits.mixed_tokens), 1).bit_length() - 1
-        return min(budget, limits.mixed_tokens << octaves)
+        least, most = min(limits.page_tokens, limits.step_tokens), limits.step_tokens
+        if decode_rows:
+            backlog = self._queued_tokens + sum(s.target - s.computed for s in self.prefilling.values())
+            octaves = max(backlog // (MIXED_STEPS * limits.mixed_tokens), 1).bit_length() - 1
+            most = min(most, limits.mixed_tokens << octaves)
+            least = max(least, min(limits.mixed_tokens, most) // 2)
+        budget = max(most - decode_rows, least)
+        return budget // ROUNDED_TOKENS * ROUNDED_TOKENS or budget
 
     def _launch(self, step: StepPlan) -> None:
         """Count a plan as computed, and remember whose its results are."""

@@ -65,4 +65,4 @@ def test_most_rows_come_first_and_draws_last(runner: ModelRunner) -> None:
     decode = [size.decode_rows for size, draws in order if not size.chunk_tokens and not draws]
     assert decode == sorted(decode, reverse=True) and decode[0] == 40
     assert [draws for _, draws in order] == sorted(draws for _, draws in order)
-    assert any(size.chunk_tokens == 64 for size, _ in order)
+    assert any(size.chunk_tokens and size.tokens == 64 for size, _ in order)

@@ -206,15 +206,15 @@ def test_lpm_cannot_starve_a_request() -> None:
     assert 2 < number < 200
 
 
-@pytest.mark.parametrize("backlog, expected", [(1, 8), (40, 16), (80, 32)])
+@pytest.mark.parametrize("backlog, expected", [(1, 96), (26, 224), (52, 480)])
 def test_prompts_beside_decode_rows_get_more_tokens_with_a_backlog(backlog: int, expected: int) -> None:
-    limits = Limits(page_tokens=4, step_tokens=64, mixed_tokens=8, context_tokens=200)
-    scheduler, machine = Scheduler(limits, pages=400), Machine(limits, 400)
+    limits = Limits(page_tokens=16, step_tokens=1024, mixed_tokens=128, context_tokens=400)
+    scheduler, machine = Scheduler(limits, pages=800), Machine(limits, 800)
     scheduler.add(Request("decodes", [1, 2], SamplingParams(max_new_tokens=50)))
     plan = scheduler.plan()
     assert plan is not None
     scheduler.complete(plan, machine.launch(plan)())
     for number in range(backlog):
-        scheduler.add(Request(f"r{number}", [number + 3] * 20, SamplingParams(max_new_tokens=1)))
+        scheduler.add(Request(f"r{number}", [number + 3] * 320, SamplingParams(max_new_tokens=1)))
     plan = scheduler.plan()
     assert plan is not None and plan.decode and sum(chunk.count for chunk in plan.chunks) == expected

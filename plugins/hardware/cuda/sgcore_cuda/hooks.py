@@ -14,7 +14,7 @@ DEVICE = Path("/dev/nvidia0")
 STEP_TOKENS = 8192
 """A step of this many tokens fills the device; with fewer, products run below their best rate."""
 MIXED_TOKENS = 256
-"""Beside decode rows: the weights are read for them anyway, and so few more tokens hardly delay them."""
+"""Where rows decode: the weights are read for them anyway, and up to so many tokens hardly delay them."""
 LAUNCH_S = 0.9e-3
 """Host time of a layer that is launched kernel by kernel."""
 FLOPS = 700e12

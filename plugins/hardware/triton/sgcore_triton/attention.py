@@ -33,9 +33,9 @@ from sgcore_triton.work import (
 )
 
 LOG2_E = 1.4426950408889634
-SHORT_CHUNK_TOKENS = 1024
-MERGED_VECTORS = 64
-"""Heads' partial results that a merge has in flight at a time: 64 registers a thread for head_dim 128."""
+SHORT_CHUNK_TOKENS = 512
+MERGED_VECTORS = 128
+"""Heads' partial results that a merge has in flight at a time: 128 registers a thread for head_dim 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class PrefillPlan:
     dense: list[tuple[int, int]]
     """Tokens [begin, end) of the batch of each chunk that is a whole row."""
     is_short: bool
-    """Whether the paged chunks have so few tokens that a tile's start and end weigh more than its middle."""
+    """Whether there are so few tokens that small tiles are needed to occupy the device."""
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ class TritonAttention(AttentionBackend):
     def prefill_tile(self, shape: Shape, dtype: torch.dtype, is_short: bool) -> Tile:
         small = shape.head_dim * dtype.itemsize <= 256
         if small and is_short:
-            return Tile(max(128, triton.next_power_of_2(shape.group)), 32, 4, 3)
+            return Tile(max(64, triton.next_power_of_2(shape.group)), 64, 4, 3)
         return Tile(max(128 if small else 64, triton.next_power_of_2(shape.group)), 64 if small else 32, 8, 3)
 
     def attend_dense(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -193,7 +193,7 @@ class TritonAttention(AttentionBackend):
             prefill_work(starts[kind], tokens[kind], lengths[kind], places[kind]) for kind in (~is_dense, is_dense)
         )
         spans = list(zip(starts[is_dense].tolist(), (starts + tokens)[is_dense].tolist(), strict=True))
-        is_short = int(tokens[~is_dense].max(initial=0)) <= SHORT_CHUNK_TOKENS
+        is_short = int(tokens[~is_dense].sum()) <= SHORT_CHUNK_TOKENS
         return PrefillPlan(batch.inputs.put(np.concatenate((paged, whole))), len(paged), spans, is_short)
 
     def forward(

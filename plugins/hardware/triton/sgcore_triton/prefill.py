@@ -34,17 +34,19 @@ def prefill_steps(
             k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
         else:
             k = tl.load(k_at)
-        scores = soft_capped(tl.dot(q, k, input_precision="ieee") * scale, SOFTCAP)
+        scores = tl.dot(q, k, input_precision="ieee")
+        if SOFTCAP > 0:
+            scores = soft_capped(scores * scale, SOFTCAP) / scale
         if MASKED:
             is_seen = at[None, :] <= position[:, None]
             if WINDOW > 0:
                 is_seen = is_seen & (at[None, :] > position[:, None] - WINDOW)
             scores = tl.where(is_seen, scores, float("-inf"))
-        new_best = tl.maximum(best, tl.max(scores, 1))
+        new_best = tl.maximum(best, tl.max(scores, 1) * scale)
         base = new_best
         if MASKED:
             base = tl.where(new_best == float("-inf"), 0.0, new_best)
-        weights = tl.exp2(scores - base[:, None])
+        weights = tl.exp2(scores * scale - base[:, None])
         decay = tl.exp2(best - base)
         total = total * decay + tl.sum(weights, 1)
         acc = acc * decay[:, None]
