@@ -23,7 +23,22 @@ FLOPS = 700e12
 
 @hookimpl
 def sgcore_offer_platform() -> PlatformOffer | None:
-    return PlatformOffer("cuda", "an NVIDIA GPU") if DEVICE.exists() or DRIVER.is_dir() else None
+    return PlatformOffer("cuda", describe()) if DEVICE.exists() or DRIVER.is_dir() else None
+
+
+def describe() -> str:
+    """The devices and the driver in NVML's words, where `nvidia-ml-py` is installed. Starts no context."""
+    try:
+        import pynvml
+    except ImportError:
+        return "an NVIDIA GPU"
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in range(pynvml.nvmlDeviceGetCount())]
+        names = [f"{pynvml.nvmlDeviceGetName(h)}, {pynvml.nvmlDeviceGetMemoryInfo(h).total >> 30} GiB" for h in handles]
+        return f"{'; '.join(names)}; driver {pynvml.nvmlSystemGetDriverVersion()}"
+    except pynvml.NVMLError as error:
+        return f"an NVIDIA GPU; NVML says: {error}"
 
 
 @hookimpl
