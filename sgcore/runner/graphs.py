@@ -19,7 +19,7 @@ Outputs = TypeVar("Outputs")
 DECODE_ROWS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, *range(40, 129, 8), *range(144, 513, 16))
 """Rows of a graph that only decodes; a step with fewer is padded."""
 MIXED_ROWS = 32
-"""Beside chunks decode rows are padded to multiples of this: there are fewer graphs, and a row is little of such a step."""
+"""Beside chunks decode rows are padded to multiples of this: a row is little of such a step, and graphs are fewer."""
 MIXED_TOKENS = (*range(32, 257, 32), 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Tokens of a graph with chunks; beyond, multiples of 1,024."""
 TOKENS_A_CHUNK = 32
@@ -32,7 +32,7 @@ class StepGraphs(Generic[Outputs]):
     """Steps by key. The first step of a key runs as it is, which compiles what it needs; the second is captured."""
 
     def __init__(self, platform: Platform, most_rows: int, most_tokens: int, mixed_tokens: int = 0) -> None:
-        """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual tokens of one with chunks."""
+        """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual size with chunks."""
         self.platform = platform
         self.most_tokens = most_tokens
         self.most_rows = most_rows

@@ -157,7 +157,8 @@ class TorchNativeAttention(AttentionBackend):
         shared, weight = (
             x.reshape(kv_heads, len(q), *own.shape[2 : x.dim()]).transpose(0, 1) for x in (shared, weight)
         )
-        return own.lerp(shared, (weight - own_weight).sigmoid().unsqueeze(-1)).flatten(1, 2)
+        share = (weight - own_weight).sigmoid().to(own.dtype)
+        return own.lerp(shared, share.unsqueeze(-1)).flatten(1, 2)
 
     def _prefill(
         self,

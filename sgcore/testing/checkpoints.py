@@ -1,0 +1,51 @@
+"""Tiny random checkpoints, and what transformers computes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+END, FIRST_TOKEN = 1, 2
+
+
+def write_checkpoint(config: Any, folder: Path, seed: int = 3, std: float = 0.3) -> Any:
+    """Save a model of a transformers configuration with random weights in `folder`; returns the model.
+
+    Weights are large enough for the tokens of a greedy run to differ, and norms are no ones.
+    """
+    import transformers
+
+    torch.manual_seed(seed)
+    build: Any = transformers.AutoModelForCausalLM.from_config
+    model = build(config).float().eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1 and "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        else:
+            torch.nn.init.normal_(parameter, std=std)
+    model.save_pretrained(folder)
+    return model
+
+
+def greedy_tokens(model: Any, prompt: Sequence[int], count: int) -> list[int]:
+    """The `count` tokens that transformers' own loop appends, end tokens taken as any other."""
+    with torch.inference_mode():
+        out = model.generate(
+            torch.tensor([list(prompt)]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+
+
+def log_probabilities(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """(tokens, vocabulary) float32: the distribution behind each token."""
+    with torch.inference_mode():
+        return model(torch.tensor([list(ids)])).logits[0].float().log_softmax(-1)  # type: ignore[no-any-return]

@@ -1,0 +1,165 @@
+"""What every override of a kernel has to pass: the reference's result on fresh random inputs of odd sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from sgcore.kernels import Kernels
+
+REFERENCE = Kernels()
+EPS = 1e-5
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+FILTERS = [
+    {},
+    {"top_k": 1},
+    {"top_k": 40},
+    {"top_p": 0.6},
+    {"min_p": 0.1},
+    {"top_k": 30, "top_p": 0.8, "min_p": 0.02},
+]
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Standard normal, on the default device."""
+    return torch.randn(shape).to(dtype)
+
+
+def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal shape, type and, within the type's rounding, values."""
+    assert actual.shape == expected.shape and actual.dtype == expected.dtype
+    tolerance = TOLERANCES.get(expected.dtype, 0.0)
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+class KernelSuite:
+    """Inherit it, call the class `Test...` and set `kernels`."""
+
+    kernels: ClassVar[Kernels]
+    device: ClassVar[str] = "cpu"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Each test once for every type that the kernels compute in."""
+        if "dtype" in metafunc.fixturenames:
+            metafunc.parametrize("dtype", self.dtypes, ids=str)
+
+    @pytest.fixture(autouse=True)
+    def on_the_device(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Tensors are made where the kernels run, and what a kernel doesn't write stays recognisable."""
+        empty, empty_like = torch.empty, torch.empty_like
+
+        def poison(x: torch.Tensor) -> torch.Tensor:
+            return x.fill_(float("nan") if x.is_floating_point() else -(2**30))
+
+        monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
+        monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
+        torch.set_default_device(self.device)
+        yield
+        torch.set_default_device("cpu")
+
+    def both(self, name: str, *args: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pairs of what the override and the reference return."""
+        actual, expected = getattr(self.kernels, name)(*args), getattr(REFERENCE, name)(*args)
+        if isinstance(expected, torch.Tensor):
+            actual, expected = (actual,), (expected,)
+        return zip(actual, expected, strict=True)
+
+    def compare(self, name: str, *args: Any) -> None:
+        for actual, expected in self.both(name, *args):
+            assert_same(actual, expected)
+
+    @pytest.mark.parametrize("rows, size", [(1, 64), (5, 100), (3, 576)])
+    def test_norms_and_gate(self, dtype: torch.dtype, rows: int, size: int) -> None:
+        x = random(rows, size + 8, dtype=dtype)[:, :size]
+        residual, weight = random(rows, size, dtype=dtype), random(size, dtype=dtype)
+        self.compare("rms_norm", x, weight, EPS)
+        self.compare("add_rms_norm", x, residual, weight, EPS)
+        self.compare("silu_mul", x)
+
+    @pytest.mark.parametrize("heads, kv_heads, head_dim", [(4, 2, 16), (3, 3, 24), (5, 1, 64)])
+    @pytest.mark.parametrize("is_normed", [False, True])
+    @pytest.mark.parametrize("tokens", [1, 19])
+    def test_rotary_write(
+        self, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, is_normed: bool, tokens: int
+    ) -> None:
+        qkv = random(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
+        norms = (random(head_dim, dtype=dtype), random(head_dim, dtype=dtype), EPS) if is_normed else None
+        angles = torch.rand(tokens, 1, head_dim // 2).repeat(1, 1, 2) * 6
+        rope = (angles.cos().to(dtype), angles.sin().to(dtype))
+        slots = torch.randperm(8 * 16)[:tokens]
+        pools = [torch.full((8, 16, kv_heads, head_dim), float("nan"), dtype=dtype) for _ in range(4)]
+        expected = REFERENCE.rotary_write(qkv.clone(), heads, norms, *rope, pools[0], pools[1], slots)
+        actual = self.kernels.rotary_write(qkv.clone(), heads, norms, *rope, pools[2], pools[3], slots)
+        for mine, its in zip(actual, expected, strict=True):
+            assert_same(mine, its)
+        for mine, its in zip(pools[2:], pools[:2], strict=True):
+            assert torch.equal(mine.isnan(), its.isnan())
+            assert_same(mine.nan_to_num(), its.nan_to_num())
+
+    @pytest.mark.parametrize("tokens", [1, 2, 3, 11, 70])
+    @pytest.mark.parametrize("size, rows", [(64, 24), (104, 40)])
+    @pytest.mark.parametrize("has_bias", [False, True])
+    def test_products(self, dtype: torch.dtype, tokens: int, size: int, rows: int, has_bias: bool) -> None:
+        x, residual, norm = (random(*shape, dtype=dtype) for shape in ((tokens, size), (tokens, size), (size,)))
+        weight = random(rows, size, dtype=dtype) / size**0.5
+        bias = random(rows, dtype=dtype) if has_bias else None
+        self.compare("linear", x, weight, bias)
+        assert_same(self.kernels.linear(x, self.kernels.pack(weight), bias), REFERENCE.linear(x, weight, bias))
+        for added in (None, residual):
+            self.compare("add_norm_linear", x, added, norm, EPS, weight, bias)
+            self.compare("add_norm_gated", x, added, norm, EPS, weight, bias)
+
+    def test_pages_are_copied(self, dtype: torch.dtype) -> None:
+        pool = random(6, 16, 2, 8, dtype=dtype)
+        mine, its = pool.clone(), pool.clone()
+        for kernels, copied in ((self.kernels, mine), (REFERENCE, its)):
+            kernels.copy_pages(copied, torch.tensor([1, 4]), torch.tensor([4, 2]))
+        assert torch.equal(mine, its)
+
+    @pytest.mark.parametrize("rows, vocabulary", [(1, 1500), (3, 1024), (2, 2601)])
+    def test_greedy_takes_the_lowest_id_among_equals(self, dtype: torch.dtype, rows: int, vocabulary: int) -> None:
+        logits = random(rows, vocabulary, dtype=dtype)
+        assert torch.equal(self.kernels.greedy(logits), logits.argmax(-1))
+        logits[:, [7, 900, vocabulary - 1]] = 9.0
+        assert self.kernels.greedy(logits).tolist() == [7] * rows
+
+    @pytest.mark.parametrize("vocabulary", [50, 1500])
+    def test_penalties_and_logprobs(self, vocabulary: int) -> None:
+        logits = torch.randn(3, vocabulary)
+        counts, seen = torch.randint(0, 3, (3, vocabulary)).float(), torch.rand(3, vocabulary) < 0.5
+        strengths = [torch.tensor([[0.5], [0.0], [-0.3]]), torch.tensor([[0.1], [0.2], [0.0]]), torch.rand(3, 1) + 0.5]
+        self.compare("penalise", logits, counts, seen, *strengths)
+        tokens = torch.randint(0, vocabulary, (3,))
+        for top in (0, 4):
+            self.compare("logprobs", logits, tokens, top)
+
+    @pytest.mark.parametrize("wanted", FILTERS, ids=str)
+    def test_draws(self, wanted: dict[str, float]) -> None:
+        """Equal, but where a target lies within rounding of the boundary between two tokens."""
+        rows, vocabulary = 24, 700
+        logits = torch.randn(rows, vocabulary) * 3
+        top_k = torch.full((rows,), int(wanted.get("top_k", vocabulary)))
+        top_p, min_p = torch.full((rows,), wanted.get("top_p", 1.0)), torch.full((rows,), wanted.get("min_p", 0.0))
+        uniform = torch.rand(rows, dtype=torch.float64)
+        ((actual, expected),) = self.both("sample", logits, top_k, top_p, min_p, uniform)
+        differing = (actual != expected).nonzero().flatten().tolist()
+        assert len(differing) <= 1
+        rank = logits.argsort(-1, descending=True).argsort(-1)
+        for row in differing:
+            assert abs(int(rank[row, actual[row]]) - int(rank[row, expected[row]])) == 1
+
+    def test_a_row_does_not_depend_on_its_neighbours(self) -> None:
+        x, weight = torch.randn(2, 64), torch.randn(24, 64)
+        other = torch.stack((x[0], torch.randn(64)))
+        assert torch.equal(self.kernels.linear(x, weight)[0], self.kernels.linear(other, weight)[0])
+        logits, uniform = torch.randn(4, 600), torch.rand(4, dtype=torch.float64)
+        filters = (torch.full((4,), 50), torch.full((4,), 0.9), torch.zeros(4))
+        together = self.kernels.sample(logits, *filters, uniform)
+        for row in range(4):
+            alone = slice(row, row + 1)
+            top_k, top_p, min_p = (values[alone] for values in filters)
+            assert self.kernels.sample(logits[alone], top_k, top_p, min_p, uniform[alone]) == together[row]
