@@ -131,7 +131,8 @@ class AttentionCase:
         for row, (begin, new) in enumerate(zip(self.starts, self.news, strict=True)):
             length = int(self.lengths[row])
             keys, values = (x.double() for x in self._row(row))
-            q = self.q[begin : begin + new].double().unflatten(1, (self.kv_heads, -1))
+            q = self.q[begin : begin + new].double()
+            q = q.view(new, self.kv_heads, -1, q.shape[2])
             scores = torch.einsum("tkgd,skd->kgts", q, keys) * SCALE
             position = torch.arange(length - new, length, device=self.device)[:, None]
             at = torch.arange(length, device=self.device)
