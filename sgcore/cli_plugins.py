@@ -1,9 +1,10 @@
-"""`sgcore plugins list` and `sgcore plugins check`."""
+"""`sgcore plugins list`, `sgcore plugins check` and `sgcore plugins new`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -13,9 +14,10 @@ from sgcore.plugins.installed import Entry, Installed
 
 def command(words: Sequence[str]) -> App:
     """The commands under `sgcore plugins`."""
-    app = App(name="plugins", help="List the installed plugins, or check that each loads.")
+    app = App(name="plugins", help="List the installed plugins, check that each loads, or begin a new one.")
     app.command(list_plugins, name="list")
     app.command(check_plugins, name="check")
+    app.command(new_plugin, name="new")
     return app
 
 
@@ -52,6 +54,25 @@ def check_plugins(*, time_limit: float = 120.0) -> int:
         what = f"{kind_of(entry)} {entry.name} ({entry.provider})"
         print(f"FAIL  {what}: {problem}" if problem else f"ok    {what}", flush=True)
     return 1 if failed else 0
+
+
+def new_plugin(kind: str, name: str, *, folder: Path = Path()) -> int:
+    """Write a plugin that installs, is listed and passes its tests at once.
+
+    Parameters
+    ----------
+    kind
+        model, platform, attention or quant.
+    name
+        Lower-case letters, digits and hyphens; the distribution will be sgcore-NAME.
+    folder
+        Where the plugin's own folder is made.
+    """
+    from sgcore.scaffold import write_plugin
+
+    written = write_plugin(kind, name, folder)
+    print(f"wrote {written}; next:\n  cd {written}\n  pip install -e '.[test]'\n  pytest")
+    return 0
 
 
 def kind_of(entry: Entry) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -33,6 +34,8 @@ class ModelSuite:
 
     config: ClassVar[Any]
     """A transformers configuration whose architecture the plugin offers."""
+    architecture: ClassVar[str | None] = None
+    """What `config.json` says in `architectures`, where the plugin offers another name than transformers has."""
     options: ClassVar[dict[str, Any]] = {}
     """Options of `Engine` beside the suite's own."""
     tolerance: ClassVar[float] = 2e-3
@@ -42,7 +45,11 @@ class ModelSuite:
     @classmethod
     def checkpoint(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         folder = tmp_path_factory.mktemp("checkpoint")
-        return folder, write_checkpoint(cls.config, folder)
+        model = write_checkpoint(cls.config, folder)
+        if cls.architecture is not None:
+            file = folder / "config.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": [cls.architecture]}))
+        return folder, model
 
     @pytest.fixture(scope="class")
     @classmethod
