@@ -48,7 +48,9 @@ def write_plugin(kind: str, name: str, parent: Path) -> Path:
     if kind not in KINDS:
         raise LaunchError(f"there is no kind {kind!r} of plugin", f"one of {', '.join(KINDS)}")
     if not NAME.fullmatch(name):
-        raise LaunchError(f"{name!r} is no name for a plugin", "lower-case letters, digits and single hyphens: my-model")
+        raise LaunchError(
+            f"{name!r} is no name for a plugin", "lower-case letters, digits and single hyphens: my-model"
+        )
     names = Names(name)
     folder = parent / names.distribution
     if folder.exists():

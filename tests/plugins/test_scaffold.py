@@ -1,4 +1,4 @@
-"""A plugin that `sgcore plugins new` writes installs, is listed and passes its own tests, in an environment of its own."""
+"""What `sgcore plugins new` writes installs, is listed and passes its own tests, in an environment of its own."""
 
 from __future__ import annotations
 
