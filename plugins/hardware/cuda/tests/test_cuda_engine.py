@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from sgcore import Engine
+from sgcore.testing.checkpoints import greedy_tokens, log_probabilities, write_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -42,16 +43,8 @@ GREEDY = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     kind, extra = FAMILIES[request.param]
-    torch.manual_seed(3)
-    model = transformers.AutoModelForCausalLM.from_config(kind(**{**SHAPE, **extra})).eval()
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 1 and "norm" in name:
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-        else:
-            torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp_path_factory.mktemp(request.param)
-    model.save_pretrained(folder)
-    return folder, model
+    return folder, write_checkpoint(kind(**{**SHAPE, **extra}), folder, std=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +58,7 @@ def prompts() -> list[list[int]]:
 @pytest.fixture(scope="module")
 def expected(checkpoint: tuple[Path, Any], prompts: list[list[int]]) -> list[list[int]]:
     _, model = checkpoint
-    return [reference(model, prompt) for prompt in prompts]
-
-
-def reference(model: Any, prompt: list[int]) -> list[int]:
-    with torch.inference_mode():
-        out = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+    return [greedy_tokens(model, prompt, NEW_TOKENS) for prompt in prompts]
 
 
 def open_engine(folder: Path, **options: Any) -> Engine:
@@ -140,8 +119,7 @@ def test_logprobs_equal_the_reference(
                 top_logprobs_num=3,
             )
             whole = prompt + reply["output_ids"]
-            with torch.inference_mode():
-                log = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+            log = log_probabilities(model, whole)
             wanted = [log[p - 1, whole[p]].item() for p in range(1, len(whole))]
             meta = reply["meta_info"]
             got = [e[0] for e in meta["input_token_logprobs"][1:] + meta["output_token_logprobs"]]
