@@ -150,7 +150,7 @@ def _call_form(spec: Mapping[str, Any]) -> CallForm | None:
         return None
     name, arguments = _placeholder(function["name"]), _placeholder(function["arguments"])
     if not spec.get("transform_each"):
-        if arguments == CONTENT and "." not in name:
+        if arguments == CONTENT and name and "." not in name:
             return CallForm(capture=name)
         name, arguments = _member(name), _member(arguments)
     return CallForm(name, arguments) if name and arguments and "." not in name + arguments else None

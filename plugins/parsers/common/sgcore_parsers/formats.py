@@ -83,7 +83,7 @@ MISTRAL = ResponseFormat(
 MISTRAL_ARGS = ResponseFormat(
     template(
         tool_calls={
-            "open_pattern": r"\[TOOL_CALLS\](?P<name>[^\[\s]+)\[ARGS\]",
+            "open_pattern": r"\[TOOL_CALLS\](?P<name>[^\[\s]+)(?:\[CALL_ID\][^\[\s]*)?\[ARGS\]",
             "repeats": True,
             "content": "json",
             "transform": NAMED,
@@ -107,5 +107,24 @@ DEEPSEEK_V3 = ResponseFormat(
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n",
         "\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
         "<｜tool▁calls▁begin｜>",
+    ),
+)
+
+DEEPSEEK_V31 = ResponseFormat(
+    template(
+        tool_calls={
+            "open_pattern": "<｜tool▁call▁begin｜>(?P<name>[^\n<]+)<｜tool▁sep｜>",
+            "close": "<｜tool▁call▁end｜>",
+            "repeats": True,
+            "content": "json",
+            "transform": NAMED,
+        },
+        content={"close": ["<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"]},
+    ),
+    CallMarkup(
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{name}<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        "<｜tool▁calls▁begin｜>",
+        separator="",
     ),
 )

@@ -10,6 +10,7 @@ CALLS = (
     ("mistral-args", ("[TOOL_CALLS]", "[ARGS]")),
     ("mistral", ("[TOOL_CALLS]",)),
     ("deepseekv3", ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "```json")),
+    ("deepseekv31", ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>")),
     ("llama3", ("<|start_header_id|>", '"parameters": ')),
 )
 """Names and the texts that a template of each must have; the first one counts."""

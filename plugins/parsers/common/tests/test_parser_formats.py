@@ -74,7 +74,16 @@ class TestMistral(FormatSuite):
 
 class TestMistralArgs(FormatSuite):
     format = formats.MISTRAL_ARGS
-    examples = (Example('[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}', calls=(PARIS,)),)
+    examples = (
+        Example('[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}', calls=(PARIS,)),
+        Example("[TOOL_CALLS]now[CALL_ID]a1b2c3d4e[ARGS]{}", calls=(NOW,)),
+    )
+
+    def test_calls_follow_one_another(self) -> None:
+        """transformers takes the first call's arguments to go on to the end."""
+        text = 'Hm.[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]now[ARGS]{}'
+        read_calls = Read("Hm.", calls=[("get_weather", '{"city": "Paris"}'), ("now", "{}")])
+        assert read(Format.of(self.format), text) == read_calls
 
 
 class TestQwen3Coder(FormatSuite):
@@ -96,6 +105,18 @@ class TestDeepSeekV3(FormatSuite):
             "Well.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
             '{"city": "Paris"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n'
             "```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            "Well.",
+            calls=(PARIS, NOW),
+        ),
+    )
+
+
+class TestDeepSeekV31(FormatSuite):
+    format = formats.DEEPSEEK_V31
+    examples = (
+        Example(
+            'Well.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris"}'
+            "<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
             "Well.",
             calls=(PARIS, NOW),
         ),
