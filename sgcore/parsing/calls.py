@@ -38,6 +38,8 @@ class CallReader:
         self._json = JsonReader(cursor)
         self._count = 0
         self._arguments_end = 0
+        self.unfinished = 0
+        """The first call of the region that is being read; between regions, the next call."""
 
     def read(self, region: Region, opened: Any) -> Waits:
         """From behind the opening delimiter, matched by `opened`, to behind the region's end."""
@@ -51,8 +53,9 @@ class CallReader:
             is_read = yield from self._objects(region, region.form)
         if not is_read:
             self._cursor.pos = max(body, start + 1)
-            self._content.add(self._cursor.between(start, self._cursor.pos))
+            self._content.add(self._cursor.shown(start, self._cursor.pos))
         self._cursor.is_held = False
+        self.unfinished = self._count
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class Cursor:
         self.is_held = False
         """Somebody may go back: nothing is forgotten."""
         self.shown_from = 0
-        """Text before here is read, and not given."""
+        """Text before here is the prompt's, which is read and not shown."""
 
     def add(self, text: str) -> None:
         """Append what arrived."""
@@ -50,12 +50,12 @@ class Cursor:
 
     def take(self, end: int) -> str:
         """The text up to `end`, which is where the cursor stands then."""
-        taken = self.between(self.pos, end)
+        taken = self.text[self.pos : end]
         self.pos = end
         return taken
 
-    def between(self, start: int, end: int) -> str:
-        """The text from `start` to `end`."""
+    def shown(self, start: int, end: int) -> str:
+        """The text from `start` to `end`, as far as it is shown."""
         return self.text[max(start, self.shown_from) : end]
 
     def peek(self) -> Generator[None, None, str]:

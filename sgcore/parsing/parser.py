@@ -41,9 +41,9 @@ class Parser:
         self._discards = format.discards
         self._watched = _watched(format)
         self._is_reasoning = False
+        self._first_call = 0
         self._run = self._main()
-        self._cursor.shown_from = len(turn)
-        self.feed(turn)
+        self._read_turn(turn)
 
     @property
     def is_reasoning(self) -> bool:
@@ -65,9 +65,18 @@ class Parser:
         self._reasoning.flush()
         return self._taken()
 
+    def _read_turn(self, turn: str) -> None:
+        """Of what is in the prompt only a call that goes on is given, from its beginning."""
+        self._cursor.shown_from = len(turn)
+        pieces = self.feed(turn)
+        self._first_call = self._calls.unfinished
+        self._pieces += [piece for piece in pieces if piece.call >= self._first_call]
+
     def _taken(self) -> list[Piece]:
         pieces = joined(self._pieces)
         self._pieces.clear()
+        if self._first_call:
+            return [piece._replace(call=max(piece.call - self._first_call, -1)) for piece in pieces]
         return pieces
 
     def _main(self) -> Waits:
@@ -90,7 +99,8 @@ class Parser:
         cursor = self._cursor
         while True:
             found, end = cursor.scan(delimiters)
-            text = cursor.take(end)
+            text = cursor.shown(cursor.pos, end)
+            cursor.pos = end
             if text:
                 send(text)
             if found is not None:
@@ -119,7 +129,7 @@ class Parser:
 
     def _verbatim(self, region: Region, match: Any) -> Waits:
         self._is_reasoning = region.role == "reasoning"
-        self._content.add(self._cursor.between(*match.span()))
+        self._content.add(self._cursor.shown(*match.span()))
         found = yield from self._until(_closings(region), self._content.add)
         if found is not None:
             self._content.add(found[1].group())

@@ -81,6 +81,9 @@ def test_text_of_the_prompt_is_not_given_again() -> None:
     format = format_of(thinking={"open": "<think>", "close": "</think>"})
     assert both_ways(format, "b</think>c", "<think>a ") == Read("c", "b")
     assert both_ways(format, "think>b</think>c", "a<") == Read("c", "b")
+    call = '<c>{"name": "now", "arguments": {"a": 1}}</c>'
+    for place in range(3, len(call) - 4):
+        assert both_ways(PLAIN, call[place:] + call, call + call[:place]).calls == [("now", '{"a": 1}')] * 2
     assert Parser(format, "<think>").is_reasoning and not Parser(format, "<think></think>").is_reasoning
 
 

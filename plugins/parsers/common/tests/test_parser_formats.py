@@ -74,10 +74,11 @@ class TestMistral(FormatSuite):
 
 class TestMistralArgs(FormatSuite):
     format = formats.MISTRAL_ARGS
-    examples = (
-        Example('[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}', calls=(PARIS,)),
-        Example("[TOOL_CALLS]now[CALL_ID]a1b2c3d4e[ARGS]{}", calls=(NOW,)),
-    )
+    examples = (Example('[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}', calls=(PARIS,)),)
+
+    def test_the_models_own_ids_are_left_out(self) -> None:
+        text = "[TOOL_CALLS]now[CALL_ID]a1b2c3d4e[ARGS]{}"
+        assert read(Format.of(self.format), text) == Read(calls=[("now", "{}")])
 
     def test_calls_follow_one_another(self) -> None:
         """transformers takes the first call's arguments to go on to the end."""
