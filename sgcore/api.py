@@ -330,7 +330,7 @@ class WeightSource(ABC):
 
 @dataclass(frozen=True)
 class CallMarkup:
-    """How one tool call is written, for constraining a model to write one. `{name}` stands for the tool's name.
+    """How one tool call is written, for constraining its arguments. `{name}` stands for the tool's name.
 
     The arguments, a JSON object, stand between `begin` and `end`; `trigger` is what a call begins with, whatever its
     name is.
@@ -339,8 +339,6 @@ class CallMarkup:
     begin: str
     end: str
     trigger: str
-    separator: str = "\n"
-    """Between two calls."""
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,14 @@ class Format:
         """The same without tool calls: they are content then."""
         return replace(self, regions=tuple(r for r in self.regions if r.role != "calls"))
 
+    def with_listed_calls(self) -> Format:
+        """The same with calls that are plain JSON objects too, alone or in a list."""
+        import regex
+
+        opening = Delimiter(regex.compile(r"(?=[\[{])"), is_final=False)
+        listed = Region("calls", {}, opening, None, CallForm("name", "arguments"))
+        return replace(self, regions=(*self.regions, listed))
+
     def with_reasoning(self, other: Format | None) -> Format:
         """This format's calls and content, the other's reasoning."""
         mine = tuple(region for region in self.regions if region.role != "reasoning")

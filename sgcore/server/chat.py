@@ -117,10 +117,10 @@ async def chat_replies(service: Service, body: ChatRequest) -> Replies:
     sampling, top_logprobs = _sampling(service, body), _top_logprobs(body)
     ids, turn = await rendered(service, body, tools)
     parsers = Parsers(service.format, turn, tools, body.separate_reasoning is not False)
-    tag = constraint(tools, service.format, parsers.begin_in_reasoning) if tools.allowed else None
+    fields: dict[str, Any] = constraint(tools, service.format, parsers.begin_in_reasoning)
     hides = sampling.skip_special_tokens and not (service.has_special_marks and parsers.are_needed)
     prompt = Prompt(
-        sampling=msgspec.structs.replace(sampling, structural_tag=tag, skip_special_tokens=hides),
+        sampling=msgspec.structs.replace(sampling, skip_special_tokens=hides, **fields),
         top_logprobs=top_logprobs,
         rid=request_ids(body.rid, 1, "chatcmpl-")[0],
         priority=request_priority(body.priority),

@@ -45,7 +45,8 @@ class Parsers:
         """A new parser; None where all text is content."""
         if self.format is None or not self.are_needed:
             return None
-        return Parser(self.format, self.turn, self.tools.allowed, self.separate_reasoning)
+        format = self.format.with_listed_calls() if self.tools.is_forced else self.format
+        return Parser(format, self.turn, self.tools.allowed, self.separate_reasoning)
 
     @property
     def begin_in_reasoning(self) -> bool:

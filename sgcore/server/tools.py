@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from sgcore.api import CallMarkup
 from sgcore.errors import RequestError
 from sgcore.parsing.constraints import forced_calls, strict_calls
 from sgcore.parsing.formats import Format
@@ -100,19 +99,13 @@ def _named(choice: NamedTool, names: set[str]) -> str:
     return choice.function.name
 
 
-def constraint(tools: Tools, format: Format | None, is_reasoning: bool) -> str | None:
-    """The structural tag that these tools ask for; None: none. `is_reasoning`: the answer begins in reasoning.
-
-    Raises `RequestError` 400 where a call is to be forced in a format that says no markup.
-    """
-    markup = format.call if format else None
+def constraint(tools: Tools, format: Format | None, begins_in_reasoning: bool) -> dict[str, str]:
+    """Fields of the sampling parameters that these tools ask for. A forced call waits until reasoning has ended."""
+    if not tools.allowed or format is None:
+        return {}
     if tools.is_forced:
-        return _forced(tools, markup, format.reasoning_end if format and is_reasoning else None)
-    return strict_calls(markup, tools.allowed, tools.only_one) if markup else None
-
-
-def _forced(tools: Tools, markup: CallMarkup | None, thinks_until: str | None) -> str:
-    if markup is None:
-        message = "tool_choice can't force a call in this model's format; use 'auto'"
-        raise RequestError(message, param="tool_choice", code="unsupported_parameter")
-    return forced_calls(markup, tools.allowed, tools.only_one, thinks_until)
+        after = format.reasoning_end if begins_in_reasoning else None
+        fields = {"json_schema": forced_calls(tools.allowed, tools.only_one), "constraint_after": after}
+    else:
+        fields = {"structural_tag": strict_calls(format.call, tools.allowed) if format.call else None}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -88,9 +88,13 @@ def test_a_call_that_is_thought_about_is_not_made(ai: openai.OpenAI, frontend: S
 def test_a_forced_call_waits_for_the_end_of_thinking(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:
     kwargs = {"suffix": "<|im_start|>assistant\n<think>\n"}
     ask(ai, tools=[TOOL], tool_choice="required", chat_template_kwargs=kwargs)
-    assert '"end": "</think>"' in (frontend.prompts[-1].sampling.structural_tag or "")
+    sampling = frontend.prompts[-1].sampling
+    assert sampling.json_schema is not None and sampling.constraint_after == "</think>"
+    frontend.script = 'Hm.</think>[{"name": "now", "arguments": {"a": 1}}]'
+    message = ask(ai, tools=[TOOL], tool_choice="required", chat_template_kwargs=kwargs).choices[0].message
+    assert message.reasoning_content == "Hm." and message.tool_calls[0].function.arguments == '{"a": 1}'
     ask(ai, tools=[TOOL], tool_choice="required")
-    assert "</think>" not in (frontend.prompts[-1].sampling.structural_tag or "")
+    assert frontend.prompts[-1].sampling.constraint_after == ()
 
 
 def test_a_tokenizer_that_describes_its_answers(start: Start) -> None:
@@ -114,5 +118,3 @@ def test_a_tokenizer_that_describes_its_answers(start: Start) -> None:
         message = ask(ai, tools=[TOOL]).choices[0].message
         assert (message.reasoning_content, message.content) == ("hm", "Well")
         assert message.tool_calls[0].function.arguments == '{"a": 1}'
-        with pytest.raises(openai.BadRequestError, match="can't force a call"):
-            ask(ai, tools=[TOOL], tool_choice="required")

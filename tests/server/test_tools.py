@@ -149,24 +149,34 @@ def test_without_tools_or_with_none_nothing_is_parsed(ai: openai.OpenAI, fronten
         assert "tools" not in frontend.tokenizer.rendered[-1]
 
 
-def tag(frontend: ScriptedFrontend) -> Any:
-    text = frontend.prompts[-1].sampling.structural_tag
-    return None if text is None else json.loads(text)["format"]
-
-
 def test_choice_and_strictness_constrain_the_engine(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:
+    def asked(**options: Any) -> tuple[Any, Any]:
+        ask(ai, **options)
+        sampling = frontend.prompts[-1].sampling
+        return tuple(text and json.loads(text) for text in (sampling.json_schema, sampling.structural_tag))
+
+    frontend.script = "ok"
+    assert asked() == (None, None)
+    forced, tag = asked(tool_choice="required")
+    assert tag is None and forced["minItems"] == 1 and "maxItems" not in forced
+    assert [call["properties"]["name"]["const"] for call in forced["items"]["anyOf"]] == ["get_weather", "now"]
+    forced, _ = asked(tool_choice={"type": "function", "function": {"name": "now"}})
+    assert forced["maxItems"] == 1 and len(forced["items"]["anyOf"]) == 1
+    forced, tag = asked(tools=[tool("get_weather", strict=True), tool("now")])
+    assert forced is None and [part["schema"] for part in tag["structures"]] == [SCHEMA, {"type": "object"}]
+
+
+def test_forced_calls_are_read_as_the_schema_has_them(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:
+    frontend.script = f'[{{"name": "get_weather", "arguments": {PARIS}}}, {{"name": "now", "arguments": {{}}}}]'
+    choice = ask(ai, tool_choice="required").choices[0]
+    assert [(c.function.name, c.function.arguments) for c in choice.message.tool_calls] == [
+        ("get_weather", PARIS),
+        ("now", "{}"),
+    ]
+    assert choice.message.content is None and choice.finish_reason == "tool_calls"
+    assert ask(ai).choices[0].message.content == frontend.script, "nobody forced it"
     frontend.script = call("now", "{}")
-    ask(ai)
-    assert tag(frontend) is None
-    ask(ai, tool_choice="required")
-    assert tag(frontend)["at_least_one"] and not tag(frontend)["stop_after_first"]
-    assert [t["begin"].split('"')[3] for t in tag(frontend)["tags"]] == ["get_weather", "now"]
-    ask(ai, tool_choice={"type": "function", "function": {"name": "now"}})
-    assert tag(frontend)["stop_after_first"] and len(tag(frontend)["tags"]) == 1
-    ask(ai, tools=[tool("get_weather", strict=True), tool("now")])
-    assert tag(frontend)["type"] == "triggered_tags"
-    schemas = [t["content"]["json_schema"] for t in tag(frontend)["tags"]]
-    assert schemas == [SCHEMA, {"type": "object"}]
+    assert ask(ai, tool_choice="required").choices[0].message.tool_calls[0].function.name == "now"
 
 
 def test_without_parallel_calls_there_is_one(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:

@@ -65,7 +65,7 @@ LLAMA_3 = ResponseFormat(
             },
         }
     ),
-    CallMarkup('{"name": "{name}", "parameters": ', "}", '{"name": "', separator="; "),
+    CallMarkup('{"name": "{name}", "parameters": ', "}", '{"name": "'),
 )
 
 MISTRAL = ResponseFormat(
@@ -77,7 +77,7 @@ MISTRAL = ResponseFormat(
             "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{arguments}"}},
         }
     ),
-    CallMarkup('[TOOL_CALLS] [{"name": "{name}", "arguments": ', "}]", "[TOOL_CALLS]", separator=""),
+    CallMarkup('[TOOL_CALLS] [{"name": "{name}", "arguments": ', "}]", "[TOOL_CALLS]"),
 )
 
 MISTRAL_ARGS = ResponseFormat(
@@ -89,7 +89,7 @@ MISTRAL_ARGS = ResponseFormat(
             "transform": NAMED,
         }
     ),
-    CallMarkup("[TOOL_CALLS]{name}[ARGS]", "", "[TOOL_CALLS]", separator=""),
+    CallMarkup("[TOOL_CALLS]{name}[ARGS]", "", "[TOOL_CALLS]"),
 )
 
 DEEPSEEK_V3 = ResponseFormat(
@@ -125,6 +125,5 @@ DEEPSEEK_V31 = ResponseFormat(
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{name}<｜tool▁sep｜>",
         "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
         "<｜tool▁calls▁begin｜>",
-        separator="",
     ),
 )
