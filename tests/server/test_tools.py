@@ -201,7 +201,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "param", "says"), BAD, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("options", "param", "says"), BAD, ids=[f"{param} {says}" for _, param, says in BAD])
 def test_bad_tools_name_the_field(ai: openai.OpenAI, options: dict[str, Any], param: str, says: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         ask(ai, **options)
