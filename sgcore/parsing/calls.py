@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -132,9 +133,12 @@ class CallReader:
         parts: list[str] = []
         yield from self._json.value(parts.append)
         text = "".join(parts)
-        if text != "null" and not text.startswith("{"):
-            raise Broken
-        return "{}" if text == "null" else text
+        if text.startswith("{"):
+            return text
+        with suppress(ValueError):
+            if json.loads(text) is None:
+                return "{}"
+        raise Broken
 
     def _arguments(self, region: Region, name: str) -> Waits:
         if (yield from self._json.next()) == "{":

@@ -22,7 +22,7 @@ TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
 ]
 """The tools that the examples call."""
-NOISE = (*"{}[]<>'\"\\:,;|/ \n", "null", "1", "é", "世", '{"name": "now"', '"arguments": ', "}}")
+NOISE = (*"{}[]<>'\"\\:,;|/ \n", "true", "1", "é", "世", '{"name": "now"', '"arguments": ', "}}")
 SEED_MAX = 2**32 - 1
 
 
