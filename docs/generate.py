@@ -6,6 +6,7 @@ python docs/generate.py --check    says which page differs from the code, and ex
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 import types
@@ -62,6 +63,7 @@ The first rule that gives a name decides; `sgcore serve MODEL --explain` shows w
 | attention | `--attention-backend` | `sgcore_select_attention` | `Platform.default_attention` |
 | quantization | `--quantization` | `sgcore_select_quantization` | `quantization_config.quant_method` |
 | weights | `--load-format` | `sgcore_select_weights` | |
+| parser | the flag | the tokenizer's own `response_template` | `sgcore_select_tool_call_parser`, `…_reasoning_parser` |
 
 A driver that was chosen is never replaced by another: if it doesn't load, the start ends with its own error."""
 
@@ -133,24 +135,31 @@ def drivers() -> str:
         ABOUT_CONFLICTS,
     ]
     parts += [_contract(getattr(api, kind.contract)) for kind in KINDS.values()]
+    parts.append(_contract(api.CallMarkup))
     return "\n\n".join(parts) + "\n"
 
 
 def _contract(contract: type) -> str:
     parts = [f"## {contract.__name__}", _text(contract)]
     parts += [
-        f"- `{name}: {annotation.removeprefix('ClassVar[').removesuffix(']')}`{_default(contract, name)}"
+        f"- `{name}: {_plain(annotation)}`{_default(contract, name)}"
         for name, annotation in inspect.get_annotations(contract).items()
     ]
     for name, member in vars(contract).items():
         function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-        if not inspect.isfunction(function) or (name.startswith("_") and name != "__init__"):
+        is_made = name == "__init__" and dataclasses.is_dataclass(contract)
+        if not inspect.isfunction(function) or (name.startswith("_") and name != "__init__") or is_made:
             continue
         kind = "abstract" if getattr(member, "__isabstractmethod__", False) else "has a default"
         signature = str(inspect.signature(function)).replace("'", "")
         text = " ".join(_text(function).split()) if function.__doc__ else ""
         parts.append(f"- `{name}{signature}` ({kind}). {text}".rstrip())
     return "\n\n".join(parts[:2]) + "\n\n" + "\n".join(parts[2:])
+
+
+def _plain(annotation: str) -> str:
+    inner = annotation.removeprefix("ClassVar[")
+    return annotation if inner == annotation else inner.removesuffix("]")
 
 
 def _default(contract: type, name: str) -> str:

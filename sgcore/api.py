@@ -307,6 +307,10 @@ class WeightSource(ABC):
     def hf_config(self) -> dict[str, Any]:
         """The model's configuration in Hugging Face's words, `architectures` included."""
 
+    def tokenizer_config(self) -> dict[str, Any]:
+        """What the launcher asks of the tokenizer, in Hugging Face's words: `chat_template`, `response_template`."""
+        return {}
+
     def generation_config(self) -> dict[str, Any]:
         """Sampling defaults and end tokens in Hugging Face's words; empty where there are none."""
         return {}
@@ -322,3 +326,30 @@ class WeightSource(ABC):
     def tensor_count(self) -> int | None:
         """How many tensors `tensors` yields, for the progress bar."""
         return None
+
+
+@dataclass(frozen=True)
+class CallMarkup:
+    """How one tool call is written, for constraining its arguments. `{name}` stands for the tool's name.
+
+    The arguments, a JSON object, stand between `begin` and `end`; `trigger` is what a call begins with, whatever its
+    name is.
+    """
+
+    begin: str
+    end: str
+    trigger: str
+
+
+@dataclass(frozen=True)
+class ResponseFormat:
+    """How a model writes reasoning and tool calls: data (group `sgcore.parsers`, an instance, not a class).
+
+    The entry point's name is the value of `--tool-call-parser` and `--reasoning-parser`. `template` is a response
+    template as transformers defines it. Its field `tool_calls` holds calls, `reasoning_content` reasoning, and either
+    may be missing; what stands in no field is content. Calls in JSON are streamed, others come whole when they end.
+    """
+
+    template: Mapping[str, Any]
+    call: CallMarkup | None = None
+    """None: derived from the template, where it has literal delimiters around a JSON object."""

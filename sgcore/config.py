@@ -26,6 +26,8 @@ class ModelOptions(Options):
     skip_tokenizer_init: bool = Field(False, description="Token ids in and out; no text.")
     served_model_name: str | None = Field(None, description="The name in OpenAI replies; the model path by default.")
     chat_template: str | None = Field(None, description="A Jinja file that replaces the tokenizer's chat template.")
+    tool_call_parser: str = Field("auto", description="Format of tool calls by name; auto: by the tokenizer; none.")
+    reasoning_parser: str = Field("auto", description="Format of reasoning by name; auto: by the tokenizer; none.")
     sampling_defaults: str = Field("model", pattern="^(model|openai)$", description="model: generation_config.json's.")
     json_model_override_args: str = Field("{}", description="JSON object merged into config.json.")
 

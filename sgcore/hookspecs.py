@@ -59,6 +59,16 @@ def sgcore_select_attention(platform: str, traits: ModelTraits) -> str | None:
     """The attention driver for a platform (entry point name) and a model's traits; None: the platform's default."""
 
 
+@hookspec(firstresult=True)
+def sgcore_select_tool_call_parser(chat_template: str) -> str | None:
+    """The format (entry point name of `sgcore.parsers`) of a chat template's tool calls; None: not mine."""
+
+
+@hookspec(firstresult=True)
+def sgcore_select_reasoning_parser(chat_template: str) -> str | None:
+    """The format (entry point name of `sgcore.parsers`) of a chat template's reasoning; None: not mine."""
+
+
 @hookspec
 def sgcore_default_options(plan: Plan) -> Mapping[str, Any] | None:
     """Values, by flat name, for options that the user left alone. Two different values for one end the start."""

@@ -33,6 +33,7 @@ from sgcore.engine.messages import (
 )
 from sgcore.engine.stops import StopStrings
 from sgcore.errors import LaunchError, RequestError
+from sgcore.plugins.checkpoint import read_template
 from sgcore.plugins.plan import Plan
 from sgcore.tokenizer.detokenizer import Detokenizer
 from sgcore.tokenizer.tokenizer import Tokenizer, end_tokens
@@ -155,7 +156,7 @@ class Frontend:
         self.tokenizer: Tokenizer | None = None
         if not plan.options["skip_tokenizer_init"]:
             template = plan.options.get("chat_template")
-            text = open_template(template) if template else None
+            text = read_template(template) if template else None
             self.tokenizer = Tokenizer(load_tokenizer(plan, source), generation_config, text)
         self.eos_ids = self.tokenizer.eos_ids if self.tokenizer else frozenset(end_tokens(generation_config))
         uses_model = plan.options["sampling_defaults"] == "model"
@@ -425,12 +426,3 @@ def load_tokenizer(plan: Plan, source: Any) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, local_files_only=True)
-
-
-def open_template(path: str) -> str:
-    """The chat template in a file; raises LaunchError if it can't be read."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise LaunchError(f"the chat template can't be read: {error}", "see --chat-template") from error

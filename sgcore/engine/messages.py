@@ -34,6 +34,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     no_stop_trim: bool = False
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    json_schema: str | None = None
+    structural_tag: str | None = None
+    constraint_after: str | tuple[int, ...] = ()
+    """The output is free until these tokens were generated, where a thinking part ends."""
 
 
 class Request(msgspec.Struct, array_like=True, tag="request"):

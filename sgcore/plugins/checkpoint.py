@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sgcore.api import WeightSource
+from sgcore.config import ModelOptions
 from sgcore.errors import LaunchError
 from sgcore.plugins import drivers
 from sgcore.plugins.installed import Installed
 from sgcore.plugins.manager import Hooks
 from sgcore.plugins.plan import Driver
+from sgcore.weights.settings import read_tokenizer_config
 
 
 def select_source(path: Path, load_format: str, hooks: Hooks, installed: Installed) -> tuple[str, str]:
@@ -43,6 +45,28 @@ def merged_config(source: WeightSource, overrides: str) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise LaunchError("--json-model-override-args is no JSON object", exit_code=2)
     return _merge(source.hf_config(), extra)
+
+
+def tokenizer_settings(source: WeightSource, choices: ModelOptions) -> dict[str, Any]:
+    """What is said of the tokenizer that will be used: `chat_template` as text, `response_template` if it is usable."""
+    if choices.skip_tokenizer_init:
+        return {}
+    path = choices.tokenizer_path
+    settings = source.tokenizer_config() if path is None else read_tokenizer_config(Path(path))
+    if choices.chat_template is not None:
+        return {"chat_template": read_template(choices.chat_template)}
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = "\n".join(str(part.get("template")) for part in template)
+    return {"chat_template": template, "response_template": settings.get("response_template")}
+
+
+def read_template(path: str) -> str:
+    """The chat template in a file; raises LaunchError if it can't be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"the chat template can't be read: {error}", "see --chat-template") from error
 
 
 def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -36,6 +37,7 @@ KINDS: dict[str, Kind] = {
         Kind("attention", "sgcore.attention", "`--attention-backend`", "AttentionBackend"),
         Kind("quantization", "sgcore.quantization", "`quant_method` or `--quantization`", "QuantScheme"),
         Kind("weights", "sgcore.weights", "`--load-format`", "WeightSource"),
+        Kind("parser", "sgcore.parsers", "`--tool-call-parser` or `--reasoning-parser`", "ResponseFormat"),
     )
 }
 
@@ -123,9 +125,9 @@ def _missing(kind: Kind, name: str, installed: Installed) -> LaunchError:
 
 
 def load(driver: Driver) -> Any:
-    """Import the driver's class.
+    """Import the driver's class, or its record where the kind is plain data.
 
-    Raises LaunchError with the driver's own error as its text and cause, or if the target is no class of its kind.
+    Raises LaunchError with the driver's own error as its text and cause, or if the target is none of its kind.
     """
     import sgcore.api
 
@@ -135,9 +137,16 @@ def load(driver: Driver) -> Any:
         loaded = driver.load()
     except Exception as error:
         raise LaunchError(f"{label} does not load: {type(error).__name__}: {error}", _mend(error)) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, contract)):
-        raise LaunchError(f"{label}: {driver.target} is no subclass of sgcore.api.{contract.__name__}")
+    wanted = "instance" if dataclasses.is_dataclass(contract) else "subclass"
+    is_right = isinstance(loaded, contract) if wanted == "instance" else _is_class_of(loaded, contract)
+    if not is_right:
+        raise LaunchError(f"{label}: {driver.target} is no {wanted} of sgcore.api.{contract.__name__}")
     return loaded
+
+
+def _is_class_of(loaded: Any, contract: type) -> bool:
+    """Whether it is a class, and derives from the contract."""
+    return isinstance(loaded, type) and issubclass(loaded, contract)
 
 
 def _mend(error: Exception) -> str:

@@ -60,6 +60,8 @@ class Plan:
     options: Mapping[str, Any]
     """Every option by flat name, after defaults that plugins gave."""
     decisions: tuple[Decision, ...]
+    tool_call_parser: Driver | None = None
+    reasoning_parser: Driver | None = None
 
     @property
     def path(self) -> Path:
@@ -86,4 +88,4 @@ class Plan:
         return cls(**record)
 
 
-_DRIVERS = ("model", "platform", "attention", "source", "quantization")
+_DRIVERS = ("model", "platform", "attention", "source", "quantization", "tool_call_parser", "reasoning_parser")

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sgcore.api import Model, Platform
+from sgcore.api import Model, Platform, WeightSource
 from sgcore.config import Choices
 from sgcore.errors import LaunchError
 from sgcore.plugins import drivers, numbers
-from sgcore.plugins.checkpoint import merged_config, open_source, select_source
+from sgcore.plugins.checkpoint import merged_config, open_source, select_source, tokenizer_settings
 from sgcore.plugins.installed import Installed
 from sgcore.plugins.locate import locate
 from sgcore.plugins.manager import Hooks, load_hooks
@@ -51,16 +51,20 @@ class _Resolution:
     def plan(self, origins: Mapping[str, str]) -> Plan:
         path = locate(self.choices.model.model_path, self.choices.model.revision)
         self._record("path", str(path), "found" if Path(self.choices.model.model_path).exists() else "the hub")
-        source, hf_config = self._checkpoint(path)
+        source, opened = self._checkpoint(path)
+        hf_config = merged_config(opened, self.choices.model.json_model_override_args)
         model, architecture = self._model(hf_config)
         platform, device = self._platform()
         attention = self._attention(platform, device, architecture, hf_config)
         quantization = self._quantization(hf_config)
         dtype = self._record("dtype", *numbers.dtype(self.choices.model.dtype, hf_config, device.dtypes))
         context = self._record("context_length", *numbers.context(self.choices.model.context_length, hf_config))
+        settings = tokenizer_settings(opened, self.choices.model)
         plan = Plan(
             self.choices, str(path), hf_config, model, platform, attention, source, quantization, dtype, context,
             options={}, decisions=(),
+            tool_call_parser=self._parser("tool_call_parser", settings),
+            reasoning_parser=self._parser("reasoning_parser", settings),
         )  # fmt: skip
         return self._checked(self._with_options(plan, origins))
 
@@ -68,15 +72,17 @@ class _Resolution:
         self.decisions.append(Decision(name, value, decided_by))
         return value
 
-    def _find(self, kind: str, name: str, decided_by: str) -> Driver:
+    def _find(self, kind: str, name: str, decided_by: str, option: str = "") -> Driver:
         driver = drivers.find(kind, name, self.installed, self.choices.plugins.prefer)
-        self._record(OPTION_OF.get(kind, kind), f"{name} ({driver.distribution} {driver.version})", decided_by)
+        self._record(
+            option or OPTION_OF.get(kind, kind), f"{name} ({driver.distribution} {driver.version})", decided_by
+        )
         return driver
 
-    def _checkpoint(self, path: Path) -> tuple[Driver, dict[str, Any]]:
+    def _checkpoint(self, path: Path) -> tuple[Driver, WeightSource]:
         name, by = select_source(path, self.choices.model.load_format, self.hooks, self.installed)
         driver = self._find("weights", name, by)
-        return driver, merged_config(open_source(driver, path), self.choices.model.json_model_override_args)
+        return driver, open_source(driver, path)
 
     def _model(self, hf_config: Mapping[str, Any]) -> tuple[Driver, type[Model]]:
         answer = self.hooks.first("sgcore_resolve_architecture", hf_config=hf_config)
@@ -112,6 +118,19 @@ class _Resolution:
             return self._find("quantization", answer.value, f"plugin {answer.distribution}")
         method = (hf_config.get("quantization_config") or {}).get("quant_method")
         return self._find("quantization", method, "config.json") if method else None
+
+    def _parser(self, option: str, settings: Mapping[str, Any]) -> Driver | None:
+        named = getattr(self.choices.model, option)
+        if named == "none":
+            return None
+        if named != "auto":
+            return self._find("parser", named, f"--{option.replace('_', '-')}", option)
+        if settings.get("response_template"):
+            self._record(option, "response_template", "the tokenizer's configuration")
+            return None
+        template = settings.get("chat_template")
+        answer = self.hooks.first(f"sgcore_select_{option}", chat_template=template) if template else None
+        return self._find("parser", answer.value, f"plugin {answer.distribution}", option) if answer else None
 
     def _with_options(self, plan: Plan, origins: Mapping[str, str]) -> Plan:
         parser = PluginOptionParser()

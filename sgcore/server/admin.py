@@ -68,6 +68,8 @@ async def model_info(request: Request) -> Response:
         "preferred_sampling_params": None,
         "weight_version": "default",
         "load_format": model.load_format,
+        "tool_call_parser": plan.tool_call_parser and plan.tool_call_parser.name,
+        "reasoning_parser": plan.reasoning_parser and plan.reasoning_parser.name,
         "has_image_understanding": False,
         "has_audio_understanding": False,
         "model_type": plan.hf_config.get("model_type"),

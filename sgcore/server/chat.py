@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -11,36 +10,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Generation, Prompt
-from sgcore.engine.messages import TokenLogprobs
+from sgcore.engine.frontend import Prompt
+from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
 from sgcore.server.native import request_ids, request_priority, request_timeout
-from sgcore.server.openai import (
-    News,
-    Tracker,
-    chat_logprobs,
-    check_top_logprobs,
-    refuse_not_yet,
-    sampling_of,
-    usage_of,
-)
-from sgcore.server.protocol import (
-    ChatChoice,
-    ChatChunk,
-    ChatCompletion,
-    ChatLogprobs,
-    ChatRequest,
-    ChunkChoice,
-    ContentPart,
-    Delta,
-    Message,
-    ReplyMessage,
-    StreamOptions,
-    Usage,
-)
+from sgcore.server.openai import Tracker, check_top_logprobs, refuse_not_yet, sampling_of, usage_of
+from sgcore.server.protocol import ChatCompletion, ChatRequest, ContentPart, Message
+from sgcore.server.replies import Parsers, Replies
 from sgcore.server.service import Service
-from sgcore.server.sse import EventStream, event, or_disconnect
-from sgcore.server.wire import ENCODER, json_response, read
+from sgcore.server.sse import EventStream, or_disconnect
+from sgcore.server.tools import NO_TOOLS, Tools, constraint, tools_of
+from sgcore.server.wire import json_response, read
 
 DECODER = msgspec.json.Decoder(ChatRequest)
 TEMPLATE_WORDS = frozenset(
@@ -62,18 +42,29 @@ def _text_of(part: str | ContentPart, where: str) -> str:
 
 
 def template_message(message: Message, position: int) -> dict[str, Any]:
-    """A message as chat templates know it: content is one string."""
+    """A message as chat templates know it: content is one string, arguments of calls are objects."""
     where = f"messages[{position}].content"
     plain: dict[str, Any] = msgspec.to_builtins(message)
     if isinstance(message.content, list):
         plain["content"] = "\n".join(_text_of(part, where) for part in message.content)
     plain.setdefault("content", "")
+    for call in plain.get("tool_calls", ()):
+        call["function"]["arguments"] = _arguments(call["function"]["arguments"])
     if message.role == "developer":
         plain["role"] = "system"
     return plain
 
 
-def _template_arguments(body: ChatRequest) -> dict[str, Any]:
+def _arguments(value: str | dict[str, Any]) -> Any:
+    """The object that JSON text stands for; text that is none stays as it is."""
+    try:
+        parsed = msgspec.json.decode(value) if isinstance(value, str) else value
+    except (msgspec.DecodeError, RecursionError):
+        return value
+    return parsed if isinstance(parsed, dict) else value
+
+
+def _template_arguments(body: ChatRequest, tools: Tools) -> dict[str, Any]:
     extra = body.chat_template_kwargs or {}
     for name in extra:
         if name in TEMPLATE_WORDS:
@@ -86,23 +77,24 @@ def _template_arguments(body: ChatRequest) -> dict[str, Any]:
     if continues and body.messages[-1].role != "assistant":
         message = "continue_final_message needs a last message of the assistant"
         raise RequestError(message, param="continue_final_message")
-    return {**extra, "add_generation_prompt": adds, "continue_final_message": continues}
+    given = {"documents": body.documents, "reasoning_effort": body.reasoning_effort, "tools": tools.for_template()}
+    given = {name: value for name, value in given.items() if value}
+    return {**extra, **given, "add_generation_prompt": adds, "continue_final_message": continues}
 
 
-async def chat_ids(service: Service, body: ChatRequest) -> list[int]:
-    """The rendered conversation as token ids. Raises `RequestError` 400."""
+async def rendered(service: Service, body: ChatRequest, tools: Tools = NO_TOOLS) -> tuple[list[int], str]:
+    """The conversation as token ids, and what of the answer is in it already. Raises `RequestError` 400."""
     if not body.messages:
         raise RequestError("messages is empty", param="messages")
     messages = [template_message(message, position) for position, message in enumerate(body.messages)]
-    arguments = _template_arguments(body)
-    tokenizer = service.tokenizer
+    arguments = _template_arguments(body, tools)
+    tokenizer, format = service.tokenizer, service.format
 
-    def render() -> list[int]:
+    def render() -> tuple[list[int], str]:
         text = tokenizer.apply_chat_template(messages, **arguments)
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        return tokenizer.encode(text, add_special_tokens=False), format.turn(text) if format else ""
 
-    chars = sum(64 + len(message["content"]) for message in messages)
+    chars = sum(64 + len(message["content"]) for message in messages) + 256 * len(tools.allowed)
     return await service.off_loop(chars, render)
 
 
@@ -112,60 +104,31 @@ def _top_logprobs(body: ChatRequest) -> int:
     return check_top_logprobs(body.top_logprobs or 0, "top_logprobs") if body.logprobs else -1
 
 
-async def _prompt(service: Service, body: ChatRequest) -> Prompt:
+def _sampling(service: Service, body: ChatRequest) -> SamplingParams:
     refuse_not_yet(body)
     is_new = body.max_completion_tokens is not None
     max_tokens = body.max_completion_tokens if is_new else body.max_tokens
-    max_name = "max_completion_tokens" if is_new else "max_tokens"
-    return Prompt(
-        sampling=sampling_of(body, max_tokens, service.defaults, max_name),
-        top_logprobs=_top_logprobs(body),
+    return sampling_of(body, max_tokens, service.defaults, "max_completion_tokens" if is_new else "max_tokens")
+
+
+async def chat_replies(service: Service, body: ChatRequest) -> Replies:
+    """The request, ready to run. Raises `RequestError` 400."""
+    tools = tools_of(body, service.format)
+    sampling, top_logprobs = _sampling(service, body), _top_logprobs(body)
+    ids, turn = await rendered(service, body, tools)
+    parsers = Parsers(service.format, turn, tools, body.separate_reasoning is not False)
+    fields: dict[str, Any] = constraint(tools, service.format, parsers.begin_in_reasoning)
+    hides = sampling.skip_special_tokens and not (service.has_special_marks and parsers.are_needed)
+    prompt = Prompt(
+        sampling=msgspec.structs.replace(sampling, skip_special_tokens=hides, **fields),
+        top_logprobs=top_logprobs,
         rid=request_ids(body.rid, 1, "chatcmpl-")[0],
         priority=request_priority(body.priority),
         timeout_s=request_timeout(body.timeout),
         namespace=body.cache_salt or "",
-        input_ids=await chat_ids(service, body),
+        input_ids=ids,
     )
-
-
-class Replies:
-    """Makes the choices of one request's answer."""
-
-    def __init__(self, service: Service, body: ChatRequest, prompt: Prompt) -> None:
-        self.service = service
-        self.text_of = service.tokenizer.token_text
-        self.body = body
-        self.prompt = prompt
-        self.options = body.stream_options or StreamOptions()
-        self.created = int(time.time())
-        self.model = service.check_model(body.model)
-
-    def logprobs(self, entries: list[TokenLogprobs]) -> ChatLogprobs | None:
-        """Log-probabilities, if asked for."""
-        return ChatLogprobs(chat_logprobs(entries, self.text_of)) if self.body.logprobs else None
-
-    def whole(self, generation: Generation) -> ChatChoice:
-        """A finished choice."""
-        message = ReplyMessage(generation.text)
-        logprobs = self.logprobs(generation.logprobs)
-        return ChatChoice(generation.index, message, logprobs, generation.finish, generation.matched)
-
-    def blocks(self, news: News, usage: Usage | None) -> list[bytes]:
-        """What is new of a choice: the role before anything else, the reason in a chunk of its own at the end."""
-        generation, index = news.generation, news.generation.index
-        choices = [ChunkChoice(index, Delta(role="assistant", content=""))] if news.is_first else []
-        if news.text or news.logprobs or not (news.is_first or generation.finish):
-            choices.append(ChunkChoice(index, Delta(content=news.text), self.logprobs(news.logprobs)))
-        if generation.finish:
-            choices.append(ChunkChoice(index, Delta(), None, generation.finish, generation.matched))
-        return [self.block([choice], usage) for choice in choices]
-
-    def block(self, choices: list[ChunkChoice], usage: Usage | None) -> bytes:
-        """One chunk as an event."""
-        chunk = ChatChunk(self.prompt.rid or "", self.created, self.model, choices)
-        if usage is not None:
-            chunk.usage = usage
-        return event(ENCODER.encode(chunk))
+    return Replies(service, body, prompt, parsers)
 
 
 async def _events(replies: Replies) -> AsyncGenerator[bytes, None]:
@@ -186,7 +149,7 @@ async def chat_completions(request: Request) -> Response:
     service: Service = request.app.state.service
     body = await read(request, DECODER, service.options.max_body_bytes)
     service.check_model(body.model)
-    replies = Replies(service, body, await _prompt(service, body))
+    replies = await chat_replies(service, body)
     if body.stream:
         return EventStream(_events(replies))
     (generations,) = await or_disconnect(request, service.complete([replies.prompt]))

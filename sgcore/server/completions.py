@@ -47,6 +47,8 @@ def _inputs(body: CompletionRequest) -> list[tuple[str | None, list[int] | None]
 
 def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
     refuse_not_yet(body)
+    if body.tools:
+        raise RequestError("tools are for /v1/chat/completions", param="tools")
     if body.suffix:
         raise RequestError("suffix is not supported by this server", param="suffix", code="unsupported_parameter")
     assert service.tokenizer

@@ -11,7 +11,6 @@ from msgspec import UNSET, UnsetType
 class NotYet(msgspec.Struct, kw_only=True):
     """Fields that would change the answer, and that this server doesn't know yet: refused when set."""
 
-    tools: Any = None
     functions: Any = None
     regex: Any = None
     ebnf: Any = None
@@ -84,6 +83,7 @@ class CompletionRequest(Shared, kw_only=True):
     echo: bool | None = None
     logprobs: int | None = None
     suffix: str | None = None
+    tools: Any = None
     best_of: int | None = None
 
 
@@ -94,6 +94,21 @@ class ContentPart(msgspec.Struct, kw_only=True):
     text: str | None = None
 
 
+class CalledFunction(msgspec.Struct, kw_only=True):
+    """A call's name and arguments: JSON text, as this server gives it, or an object."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class MadeCall(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A tool call that an assistant's message made."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: str = "function"
+
+
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One message; fields that a template may want are passed on."""
 
@@ -101,8 +116,37 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     content: str | list[str | ContentPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[MadeCall] | None = None
     reasoning_content: str | None = None
+
+
+class ToolFunction(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A function that the model may call; `parameters` is a JSON schema of an object."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, kw_only=True):
+    """A tool; functions are the only kind."""
+
+    function: ToolFunction
+    type: str = "function"
+
+
+class ChosenFunction(msgspec.Struct, kw_only=True):
+    """A function's name."""
+
+    name: str
+
+
+class NamedTool(msgspec.Struct, kw_only=True):
+    """The tool that must be called."""
+
+    function: ChosenFunction
+    type: str = "function"
 
 
 class ChatRequest(Shared, kw_only=True):
@@ -112,7 +156,13 @@ class ChatRequest(Shared, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tool_choice: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    separate_reasoning: bool | None = None
+    stream_reasoning: bool | None = None
+    reasoning_effort: str | None = None
+    documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -186,13 +236,28 @@ class ChatLogprobs(msgspec.Struct):
     content: list[ChatTokenLogprob]
 
 
+class FunctionCall(msgspec.Struct, omit_defaults=True):
+    """A function's name and arguments, which are JSON text; in a stream, what is new of them."""
+
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+
+
+class ToolCall(msgspec.Struct):
+    """A call that the model makes."""
+
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
 class ReplyMessage(msgspec.Struct):
     """The assistant's message."""
 
-    content: str
+    content: str | None
     role: str = "assistant"
     reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(msgspec.Struct):
@@ -216,11 +281,22 @@ class ChatCompletion(msgspec.Struct):
     object: str = "chat.completion"
 
 
+class ToolCallDelta(msgspec.Struct, omit_defaults=True):
+    """What is new of a call: id, type, name and empty arguments at first, then more arguments."""
+
+    index: int
+    function: FunctionCall
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
 class Delta(msgspec.Struct, omit_defaults=True):
     """What is new of a message."""
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct):

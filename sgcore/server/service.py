@@ -14,6 +14,8 @@ from sgcore.config import ServerOptions
 from sgcore.engine.frontend import Frontend, Generation, Prompt
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
+from sgcore.parsing.formats import Format
+from sgcore.parsing.served import served_format
 from sgcore.server.metrics import Metrics
 
 T = TypeVar("T")
@@ -35,6 +37,10 @@ class Service:
         self.is_stopping = False
         self.in_flight = 0
         self.observer = observer
+        self.format: Format | None = None
+        """How answers are taken apart; None: they are content."""
+        self.has_special_marks = False
+        """The format's delimiters are special tokens, which must be shown to be found."""
         self._frontend: Any = None
         if frontend is not None:
             self.attach(frontend)
@@ -42,6 +48,9 @@ class Service:
     def attach(self, frontend: Any) -> None:
         """The core is ready."""
         self.metrics.watch(frontend, self.model_name(frontend))
+        format = served_format(frontend.plan, frontend.tokenizer)
+        self.has_special_marks = format is not None and format.marks_with(frontend.tokenizer.special_texts())
+        self.format = format
         self._frontend = frontend
 
     @staticmethod

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgcore.errors import RequestError
-from sgcore.server.chat import chat_ids
+from sgcore.server.chat import rendered
 from sgcore.server.native import split_ids
 from sgcore.server.protocol import ChatRequest, Message
 from sgcore.server.service import Service
@@ -75,7 +75,7 @@ async def _encode(service: Service, body: TokenizeRequest) -> list[Any]:
             continue_final_message=body.continue_final_message,
             chat_template_kwargs=body.chat_template_kwargs,
         )
-        return await chat_ids(service, chat)
+        return (await rendered(service, chat))[0]
     encode, special = service.tokenizer.encode, body.add_special_tokens
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
     found = [await service.off_loop(len(text), encode, text, special) for text in texts]

@@ -17,6 +17,16 @@ class Tokenizer:
         self.eos_ids = frozenset(end_tokens(generation_config, hf.eos_token_id))
         self.vocab_size = len(hf)
 
+    @property
+    def response_template(self) -> dict[str, Any] | None:
+        """The checkpoint's own description of its answers; it fits the checkpoint's own chat template only."""
+        template: dict[str, Any] | None = getattr(self.hf, "response_template", None)
+        return template if self.chat_template is None else None
+
+    def special_texts(self) -> frozenset[str]:
+        """Texts of the tokens that `skip_special_tokens` leaves out."""
+        return frozenset(token.content for token in self.hf.added_tokens_decoder.values() if token.special)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`."""
         return list(self.hf.encode(text, add_special_tokens=add_special_tokens))

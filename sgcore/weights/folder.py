@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sgcore.api import WeightSource
 from sgcore.errors import LaunchError
+from sgcore.weights.settings import read_json, read_tokenizer_config
 
 
 class FolderSource(WeightSource):
@@ -21,6 +21,9 @@ class FolderSource(WeightSource):
 
     def hf_config(self) -> dict[str, Any]:
         return dict(self.config)
+
+    def tokenizer_config(self) -> dict[str, Any]:
+        return read_tokenizer_config(self.folder)
 
     def generation_config(self) -> dict[str, Any]:
         file = self.folder / "generation_config.json"
@@ -36,19 +39,6 @@ class FolderSource(WeightSource):
                 f"no tokenizer can be loaded from {self.folder}: {_first_line(error)}",
                 "name its folder with --tokenizer-path, or serve token ids with --skip-tokenizer-init",
             ) from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises `LaunchError` where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LaunchError(f"can't read {file}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise LaunchError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise LaunchError(f"{file} holds no JSON object")
-    return content
 
 
 def _first_line(error: Exception) -> str:

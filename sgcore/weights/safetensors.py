@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sgcore.errors import LaunchError
-from sgcore.weights.folder import FolderSource, read_json
+from sgcore.weights.folder import FolderSource
+from sgcore.weights.settings import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -40,6 +40,13 @@ def test_overhead(tmp_path: Path) -> None:
     assert "Steady decode" in printed
 
 
+def test_parsing(tmp_path: Path) -> None:
+    printed, record = run("parsing", tmp_path, "--tokens", "50", "--repeats", "1")
+    rows = record["tables"]["Microseconds a token"]
+    assert [row["answer"] for row in rows] == ["content", "reasoning", "arguments"]
+    assert all(0 < row["us_a_token"] <= row["slowest_us"] for row in rows) and "transformers_us" in printed
+
+
 @pytest.mark.parametrize("script", ["cpu", "startup", "export_sample"])
 def test_help(script: str) -> None:
     done = subprocess.run([sys.executable, BENCH / f"{script}.py", "--help"], capture_output=True, text=True)

@@ -11,6 +11,7 @@ from tests.integration.serving import Server
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server") / "log").wait_ready()
+    log = tmp_path_factory.mktemp("server") / "log"
+    started = Server(log, "--tool-call-parser", "hermes").wait_ready()
     yield started
     assert started.stop() == 0, started.log.read_text()

@@ -62,6 +62,41 @@ def test_samples_and_logprobs(server: Server) -> None:
     assert len(entry.top_logprobs) == 2 and entry.logprob <= entry.top_logprobs[0].logprob <= 0
 
 
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "'
+"""What the model is made to go on from: it is too small to call tools by itself."""
+
+
+def test_tools_are_answered_in_openais_shape(server: Server) -> None:
+    client = server.client()
+    reply = ask(client, "What is the weather in Paris?", tools=[WEATHER], max_tokens=24)
+    choice = reply.choices[0]
+    assert choice.message.content or choice.message.tool_calls
+    assert choice.finish_reason in ("stop", "length", "tool_calls")
+    chunks = list(ask(client, "What is the weather in Paris?", tools=[WEATHER], max_tokens=24, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == (choice.message.content or "")
+
+
+def test_a_call_that_the_model_goes_on_with(server: Server) -> None:
+    messages: Any = [{"role": "user", "content": "Weather in Paris?"}, {"role": "assistant", "content": CALL}]
+    options: Any = {"model": "smol", "messages": messages, "tools": [WEATHER], "max_tokens": 16, "temperature": 0}
+    extra = {"continue_final_message": True}
+    reply = server.client().chat.completions.create(**options, extra_body=extra).choices[0].message
+    chunks = server.client().chat.completions.create(**options, extra_body=extra, stream=True)
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    (made,) = reply.tool_calls
+    assert made.function.name == calls[0].function.name == "get_weather"
+    assert "".join(call.function.arguments for call in calls) == made.function.arguments
+
+
 def test_errors_are_openais(server: Server) -> None:
     client = server.client()
     with pytest.raises(openai.NotFoundError) as unknown:

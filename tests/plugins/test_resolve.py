@@ -6,6 +6,7 @@ import pytest
 
 from sgcore.config import Choices
 from sgcore.errors import LaunchError
+from sgcore.plugins import drivers
 from sgcore.plugins.plan import Plan
 from sgcore.plugins.resolve import resolve
 
@@ -38,6 +39,10 @@ MODULE = """
 
         def hf_config(self):
             return json.loads((self.path / "config.json").read_text())
+
+        def tokenizer_config(self):
+            file = self.path / "tokenizer_config.json"
+            return json.loads(file.read_text()) if file.exists() else {}
 
         def tokenizer(self): ...
         def tensors(self): ...
@@ -247,3 +252,70 @@ def test_an_option_that_is_taken_disables_the_plugin(site, plan_for):
     hooks = site.hooks()
     resolve(Choices.of(model_path=plan_for().model_path), installed=site.installed(), hooks=hooks)
     assert "'port' is taken" in hooks.disabled[0].reason
+
+
+TEMPLATE_HOOKS = """
+    @hookimpl
+    def sgcore_select_tool_call_parser(chat_template):
+        return "angle" if "<call>" in chat_template else None
+
+    @hookimpl
+    def sgcore_select_reasoning_parser(chat_template):
+        return "angle" if "<think>" in chat_template else None
+"""
+FORMATS = """
+    from sgcore.api import ResponseFormat
+    ANGLE = ResponseFormat({})
+    WRONG = {}
+"""
+
+
+@pytest.fixture
+def with_formats(site):
+    site.install(
+        "p-forms", {"sgcore.parsers": {"angle": "forms:ANGLE", "wrong": "forms:WRONG"}}, [], {"forms": FORMATS}
+    )
+    site.plugin("p-templates", TEMPLATE_HOOKS)
+
+
+def give_tokenizer_config(folder, chat_template, response_template=None):
+    config = {"chat_template": chat_template, "response_template": response_template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_parsers_are_found_by_the_chat_template(plan_for, folder, with_formats):
+    give_tokenizer_config(folder, [{"name": "default", "template": "x"}, {"name": "tools", "template": "<call>"}])
+    plan = plan_for()
+    assert plan.tool_call_parser is not None and plan.tool_call_parser.name == "angle"
+    assert plan.reasoning_parser is None
+    assert decided_by(plan, "tool_call_parser") == "plugin p-templates"
+    assert Plan.from_json(plan.to_json()).tool_call_parser == plan.tool_call_parser
+
+
+def test_flags_beat_the_chat_template(plan_for, folder, with_formats, tmp_path):
+    give_tokenizer_config(folder, "<call><think>")
+    plan = plan_for(tool_call_parser="none", reasoning_parser="wrong")
+    assert plan.tool_call_parser is None
+    assert plan.reasoning_parser is not None and plan.reasoning_parser.name == "wrong"
+    assert decided_by(plan, "reasoning_parser") == "--reasoning-parser"
+    with pytest.raises(LaunchError, match="no installed plugin provides the parser 'nope'; installed: angle, wrong"):
+        plan_for(tool_call_parser="nope")
+    file = tmp_path / "other.jinja"
+    file.write_text("nothing")
+    plan = plan_for(chat_template=str(file))
+    assert plan.tool_call_parser is None and plan.reasoning_parser is None
+    with pytest.raises(LaunchError, match="the chat template can't be read"):
+        plan_for(chat_template=str(tmp_path / "missing"))
+
+
+def test_the_tokenizers_own_description_needs_no_driver(plan_for, folder, with_formats):
+    give_tokenizer_config(folder, "<call>", {"fields": {}})
+    plan = plan_for()
+    assert plan.tool_call_parser is None
+    assert decided_by(plan, "tool_call_parser") == "the tokenizer's configuration"
+
+
+def test_a_record_that_is_none_of_its_kind(site, with_formats):
+    with pytest.raises(LaunchError, match="forms:WRONG is no instance of sgcore"):
+        drivers.load(drivers.find("parser", "wrong", site.installed()))
+    assert drivers.load(drivers.find("parser", "angle", site.installed())).call is None

@@ -11,6 +11,8 @@ from sgcore.config import Choices
 from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.messages import Stats, TokenLogprobs
 from sgcore.errors import RequestError
+from sgcore.plugins import drivers
+from sgcore.plugins.installed import Installed
 from sgcore.plugins.plan import Decision, Driver, Plan
 
 BOS = 256
@@ -22,6 +24,10 @@ class ByteTokenizer:
 
     vocab_size = VOCABULARY
     eos_ids = frozenset({0})
+    response_template: dict[str, Any] | None = None
+
+    def special_texts(self) -> frozenset[str]:
+        return frozenset({"<s>"})
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [BOS] * add_special_tokens + list(text.encode("utf-8", "replace"))
@@ -33,7 +39,11 @@ class ByteTokenizer:
     def token_text(self, token: int) -> str:
         return self.decode([token], skip_special_tokens=False)
 
+    def __init__(self) -> None:
+        self.rendered: list[dict[str, Any]] = []
+
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
+        self.rendered.append({"messages": messages, **kwargs})
         if messages[0]["role"] == "refused":
             raise RequestError("the chat template refused the messages: bad role", param="messages")
         lines = [f"{message['role']}: {message['content']}" for message in messages]
@@ -46,6 +56,7 @@ def make_plan(**options: Any) -> Plan:
     """A plan that names drivers nobody loads."""
     choices = Choices.of(**({"model_path": "/models/fake", "served_model_name": "fake"} | options))
     driver = Driver("any", "any", "any:any", "any", "0")
+    parsers = {name: _parser(getattr(choices.model, name)) for name in ("tool_call_parser", "reasoning_parser")}
     return Plan(
         choices=choices,
         model_path="/models/fake",
@@ -59,7 +70,12 @@ def make_plan(**options: Any) -> Plan:
         context_tokens=4096,
         options=choices.public(),
         decisions=(Decision("dtype", "float32", "fake"),),
+        **parsers,
     )
+
+
+def _parser(name: str) -> Driver | None:
+    return None if name in ("auto", "none") else drivers.find("parser", name, Installed.read())
 
 
 class FakeFrontend:
@@ -135,15 +151,16 @@ class FakeFrontend:
         return ids
 
     def _step(self, prompt: Prompt, rid: str, generation: Generation) -> None:
-        source = [token for token in generation.prompt_ids if token < BOS] or [65]
         position = len(generation.output_ids)
         limit = prompt.sampling.max_new_tokens
         limit = self.context_tokens - len(generation.prompt_ids) if limit is None else limit
         if self.failure is not None or rid not in self.running:
             self._abort(generation)
             return
-        if position < limit:
-            token = (source[(position + generation.index) % len(source)]) % 256
+        token = self._token(generation, position)
+        if token is None:
+            self._finish(generation, "stop")
+        elif position < limit:
             generation.output_ids.append(token)
             generation.first_token = generation.first_token or time.monotonic()
             if prompt.top_logprobs >= 0:
@@ -152,6 +169,10 @@ class FakeFrontend:
         self._text(prompt, generation)
         if not generation.is_finished and len(generation.output_ids) >= limit:
             self._finish(generation, "length")
+
+    def _token(self, generation: Generation, position: int) -> int | None:
+        source = [token for token in generation.prompt_ids if token < BOS] or [65]
+        return source[(position + generation.index) % len(source)] % 256
 
     def _abort(self, generation: Generation) -> None:
         generation.message = self.failure or "aborted by request"
@@ -178,3 +199,13 @@ class FakeFrontend:
             return []
         entries = [TokenLogprobs(token, -1.0 if place else None) for place, token in enumerate(ids)]
         return entries[prompt.logprob_start :]
+
+
+class ScriptedFrontend(FakeFrontend):
+    """Every sample says `script`, a byte a step, and ends by itself."""
+
+    script = ""
+
+    def _token(self, generation: Generation, position: int) -> int | None:
+        text = self.script.encode()
+        return text[position] if position < len(text) else None

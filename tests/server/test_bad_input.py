@@ -182,7 +182,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "a", "stream_options": {}}, "needs stream"),
     ("/v1/chat/completions", {"messages": []}, "messages is empty"),
     ("/v1/chat/completions", {"messages": [{"role": "refused", "content": ""}]}, "refused the messages"),
-    ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools is not supported"),
+    ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "`function` - at `$.tools[0]`"),
     ("/v1/chat/completions", {"messages": MESSAGES, "response_format": {"type": "json_object"}}, "json_object"),
     ("/v1/chat/completions", {"messages": MESSAGES, "top_logprobs": 2}, "needs logprobs"),
     ("/v1/chat/completions", {"messages": MESSAGES, "chat_template_kwargs": {"chat_template": "x"}}, "may not set"),

@@ -143,3 +143,12 @@ def test_random_weights_are_their_seeds(folder: Path) -> None:
     first, again, other = random_layers(folder), random_layers(folder), random_layers(folder, seed=1)
     assert torch.equal(first.first.weight, again.first.weight)
     assert not torch.equal(first.first.weight, other.first.weight)
+
+
+def test_what_the_launcher_asks_of_the_tokenizer(folder: Path) -> None:
+    source = DummySource(folder)
+    assert source.tokenizer_config() == {}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old", "response_template": {"a": 1}}))
+    assert source.tokenizer_config() == {"chat_template": "old", "response_template": {"a": 1}}
+    (folder / "chat_template.jinja").write_text("new")
+    assert source.tokenizer_config()["chat_template"] == "new"

@@ -37,6 +37,9 @@ class GGUFSource(WeightSource):
     def generation_config(self) -> dict[str, Any]:
         return configuration.generation_config(self.header)
 
+    def tokenizer_config(self) -> dict[str, Any]:
+        return {"chat_template": self.header.metadata.get("tokenizer.chat_template")}
+
     def tokenizer(self) -> Any:
         from sgcore_gguf.tokenizer import build_tokenizer
 

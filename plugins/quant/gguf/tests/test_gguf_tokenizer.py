@@ -70,6 +70,10 @@ def test_smollm_special_tokens(smollm: Any) -> None:
     assert smollm.model_max_length == 8192
 
 
+def test_the_launcher_reads_the_chat_template(sample: GGUFSource, smollm: Any) -> None:
+    assert sample.tokenizer_config() == {"chat_template": smollm.chat_template}
+
+
 def test_smollm_chat_template(smollm: Any) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
     assert smollm.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) == (

@@ -1,0 +1,110 @@
+"""The choices of one chat request, whole and in chunks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.messages import TokenLogprobs
+from sgcore.parsing.formats import Format
+from sgcore.parsing.parser import Parser
+from sgcore.server.answer import Answer, delta_of, message_of
+from sgcore.server.openai import News, chat_logprobs
+from sgcore.server.protocol import (
+    ChatChoice,
+    ChatChunk,
+    ChatLogprobs,
+    ChatRequest,
+    ChunkChoice,
+    Delta,
+    StreamOptions,
+    Usage,
+)
+from sgcore.server.service import Service
+from sgcore.server.sse import event
+from sgcore.server.tools import Tools
+from sgcore.server.wire import ENCODER
+
+
+@dataclass(frozen=True)
+class Parsers:
+    """Makes a parser for each choice; they all begin where the prompt ends."""
+
+    format: Format | None
+    turn: str
+    tools: Tools
+    separate_reasoning: bool
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether anything but content can be in an answer."""
+        return self.format is not None and bool(self.tools.allowed or self.format.has_reasoning)
+
+    def one(self) -> Parser | None:
+        """A new parser; None where all text is content."""
+        if self.format is None or not self.are_needed:
+            return None
+        format = self.format.with_listed_calls() if self.tools.is_forced else self.format
+        return Parser(format, self.turn, self.tools.allowed, self.separate_reasoning)
+
+    @property
+    def begin_in_reasoning(self) -> bool:
+        """The prompt has opened reasoning, and the answer goes on in it."""
+        parser = self.one()
+        return parser is not None and parser.is_reasoning
+
+
+class Replies:
+    """Makes the choices of one request's answer."""
+
+    def __init__(self, service: Service, body: ChatRequest, prompt: Prompt, parsers: Parsers) -> None:
+        self.service = service
+        self.text_of = service.tokenizer.token_text
+        self.body = body
+        self.prompt = prompt
+        self.parsers = parsers
+        self.options = body.stream_options or StreamOptions()
+        self.created = int(time.time())
+        self.model = service.check_model(body.model)
+        self._answers: dict[int, Answer] = {}
+
+    def _answer(self, index: int) -> Answer:
+        if index not in self._answers:
+            streams = self.body.stream_reasoning is not False
+            self._answers[index] = Answer(self.parsers.one(), streams, self.parsers.tools.only_one)
+        return self._answers[index]
+
+    def logprobs(self, entries: list[TokenLogprobs]) -> ChatLogprobs | None:
+        """Log-probabilities, if asked for."""
+        return ChatLogprobs(chat_logprobs(entries, self.text_of)) if self.body.logprobs else None
+
+    def whole(self, generation: Generation) -> ChatChoice:
+        """A finished choice."""
+        answer = self._answer(generation.index)
+        message = message_of(answer.add(generation.text, is_last=True))
+        logprobs, reason = self.logprobs(generation.logprobs), answer.finish_reason(generation.finish)
+        return ChatChoice(generation.index, message, logprobs, reason, generation.matched)
+
+    def blocks(self, news: News, usage: Usage | None) -> list[bytes]:
+        """What is new of a choice: the role before anything else, the reason in a chunk of its own at the end."""
+        generation, index = news.generation, news.generation.index
+        answer = self._answer(index)
+        choices = [ChunkChoice(index, Delta(role="assistant", content=""))] if news.is_first else []
+        deltas = [delta_of(piece) for piece in answer.add(news.text, generation.is_finished)]
+        if not deltas and (news.logprobs or not (news.is_first or generation.finish)):
+            deltas.append(Delta(content=""))
+        for delta in deltas:
+            logprobs = self.logprobs(news.logprobs) if delta is deltas[0] else None
+            choices.append(ChunkChoice(index, delta, logprobs))
+        if generation.finish:
+            reason = answer.finish_reason(generation.finish)
+            choices.append(ChunkChoice(index, Delta(), None, reason, generation.matched))
+        return [self.block([choice], usage) for choice in choices]
+
+    def block(self, choices: list[ChunkChoice], usage: Usage | None) -> bytes:
+        """One chunk as an event."""
+        chunk = ChatChunk(self.prompt.rid or "", self.created, self.model, choices)
+        if usage is not None:
+            chunk.usage = usage
+        return event(ENCODER.encode(chunk))
