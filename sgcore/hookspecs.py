@@ -59,6 +59,11 @@ def sgcore_select_attention(platform: str, traits: ModelTraits) -> str | None:
     """The attention driver for a platform (entry point name) and a model's traits; None: the platform's default."""
 
 
+@hookspec(firstresult=True)
+def sgcore_select_grammar() -> str | None:
+    """The grammar driver for structured output; None: not mine."""
+
+
 @hookspec
 def sgcore_default_options(plan: Plan) -> Mapping[str, Any] | None:
     """Values, by flat name, for options that the user left alone. Two different values for one end the start."""

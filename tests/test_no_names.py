@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("sgcore.models", "sgcore.platforms", "sgcore.attention", "sgcore.quantization")
+GROUPS = ("sgcore.models", "sgcore.platforms", "sgcore.attention", "sgcore.quantization", "sgcore.grammars")
 HOST_MEMORY = "cpu"
 """torch's own word for host memory, which the core may say."""
 

@@ -60,6 +60,7 @@ class Plan:
     options: Mapping[str, Any]
     """Every option by flat name, after defaults that plugins gave."""
     decisions: tuple[Decision, ...]
+    grammar: Driver | None = None
 
     @property
     def path(self) -> Path:
@@ -86,4 +87,4 @@ class Plan:
         return cls(**record)
 
 
-_DRIVERS = ("model", "platform", "attention", "source", "quantization")
+_DRIVERS = ("model", "platform", "attention", "source", "quantization", "grammar")

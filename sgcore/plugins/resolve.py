@@ -35,7 +35,7 @@ def resolve(
     return _Resolution(choices, installed, hooks).plan(origins or {})
 
 
-OPTION_OF = {"weights": "load_format", "attention": "attention_backend"}
+OPTION_OF = {"weights": "load_format", "attention": "attention_backend", "grammar": "grammar_backend"}
 """Kind of driver -> the option that names it, where the two differ."""
 
 
@@ -60,7 +60,7 @@ class _Resolution:
         context = self._record("context_length", *numbers.context(self.choices.model.context_length, hf_config))
         plan = Plan(
             self.choices, str(path), hf_config, model, platform, attention, source, quantization, dtype, context,
-            options={}, decisions=(),
+            options={}, decisions=(), grammar=self._grammar(),
         )  # fmt: skip
         return self._checked(self._with_options(plan, origins))
 
@@ -112,6 +112,12 @@ class _Resolution:
             return self._find("quantization", answer.value, f"plugin {answer.distribution}")
         method = (hf_config.get("quantization_config") or {}).get("quant_method")
         return self._find("quantization", method, "config.json") if method else None
+
+    def _grammar(self) -> Driver | None:
+        if self.choices.runtime.grammar_backend:
+            return self._find("grammar", self.choices.runtime.grammar_backend, "--grammar-backend")
+        answer = self.hooks.first("sgcore_select_grammar")
+        return self._find("grammar", answer.value, f"plugin {answer.distribution}") if answer else None
 
     def _with_options(self, plan: Plan, origins: Mapping[str, str]) -> Plan:
         parser = PluginOptionParser()
