@@ -432,7 +432,7 @@ class Scheduler:
             output.logprobs, output.finish = [], "length"
         else:
             self._append(sequence, token, output)
-            if sequence.constraint is not None and output.finish is None:
+            if sequence.constraint is not None and output.finish != "stop":
                 self._follow(sequence, sequence.constraint, output)
         self._emit(sequence, output)
 
@@ -487,9 +487,10 @@ class Scheduler:
 
     def _take_forced(self, sequence: Sequence, forced: list[int], constraint: Progress, output: Output) -> None:
         for token in forced:
-            if output.finish is None:
-                self._append(sequence, token, output)
-        if output.finish is None and constraint.is_complete:
+            if output.finish is not None:
+                return
+            self._append(sequence, token, output)
+        if constraint.is_complete:
             output.finish = "stop"
 
     def _rejoin(self, sequence: Sequence) -> None:

@@ -201,14 +201,14 @@ def test_retraction_keeps_the_matcher(folder: Path, open_engine: OpenEngine) -> 
     """A small pool admits more rows than can end in it, since each is expected to use only part of its limit."""
     item = {"type": "object", "properties": {"a key": SHORT}, "required": ["a key"], "additionalProperties": False}
     schema = json.dumps({"type": "array", "items": item, "minItems": 5, "maxItems": 5})
-    constraints = [
-        {"json_schema": schema, "frequency_penalty": number / 10, "max_new_tokens": 100} for number in range(8)
-    ]
-    wanted = ids(open_engine(run_ahead=0, page_size=4), constraints, True)
+    shared = {**GREEDY, "json_schema": schema, "max_new_tokens": 95}
+    params = [{**shared, "frequency_penalty": number / 10} for number in range(16)]
+    prompts = [f"{number} Say" for number in range(len(params))]
+    wanted = [r["output_ids"] for r in open_engine(run_ahead=0, page_size=4).generate(prompts, params)]
     for ahead in (0, 1):
-        options = {"max_total_tokens": 120, "page_size": 4, "run_ahead": ahead, "threads": 1}
+        options = {"max_total_tokens": 400, "page_size": 4, "run_ahead": ahead, "threads": 1}
         with Engine(model_path=str(folder), **options) as small:
-            assert ids(small, constraints, True) == wanted
+            assert [r["output_ids"] for r in small.generate(prompts, params)] == wanted
             stats = small.frontend.command("stats").stats
             assert stats.retractions_total > 0
             assert small.flush_cache()
