@@ -19,6 +19,8 @@ from sgcore.errors import ConstraintError
 
 LIMIT_S = 5.0
 """A constraint that has not become a grammar by then is refused."""
+FIRST_MASK_S = 0.01
+"""Processor time of a first mask; usual ones take a tenth of a millisecond."""
 THREADS = 2
 MOST_JOBS = 64
 """Constraints in work or waiting for it."""
@@ -86,14 +88,18 @@ class Compiler:
         return outcome
 
     def _compile(self, constraint: Constraint) -> Grammar:
-        """Compile, and try the first mask: what is slow there would slow every step."""
+        """Compile, and try a first token: what is slow there would slow every step."""
         grammar = self._backend.result().compile(constraint)
         mask = np.empty(-(-self._vocab_size // 32), np.int32)
-        for _ in range(2):  # the first time builds what later masks use
-            matcher = grammar.start()
-            began = time.thread_time()
-            matcher.fill(mask)
-        check_time(began)
+        try:
+            for _ in range(2):  # the first time builds what later masks use
+                matcher = grammar.start()
+                began = time.thread_time()
+                if not matcher.is_complete:
+                    matcher.fill(mask)
+        except ConstraintError as error:
+            raise ConstraintError(f"no output can satisfy the constraint: {error}") from error
+        check_time(began, FIRST_MASK_S)
         return grammar
 
     def _keep(self, key: bytes, outcome: Grammar | ConstraintError) -> None:

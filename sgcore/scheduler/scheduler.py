@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 
@@ -467,30 +468,34 @@ class Scheduler:
     def _begin(self, sequence: Sequence, constraint: Progress) -> None:
         """Take what every output of this constraint begins with."""
         output = Output(sequence.rid, [])
-        self._take_forced(sequence, constraint.begin(), constraint, output)
+        self._take_forced(sequence, constraint, constraint.begin, output)
         self._queued_tokens += sequence.output_tokens
         if output.tokens or output.finish is not None:
             self._emit(sequence, output)
 
     def _follow(self, sequence: Sequence, constraint: Progress, output: Output) -> None:
         """Tell the constraint of the newest token, and take at once what has to follow it."""
-        was_active = constraint.is_active
+        token, known, was_active = sequence.tokens[-1], len(sequence.tokens), constraint.is_active
+        self._take_forced(sequence, constraint, lambda: constraint.advance(token, sequence.pending), output)
+        is_late = constraint.is_active and not was_active and sequence.pending > 0
+        if output.finish is None and (len(sequence.tokens) > known or is_late):
+            self._rejoin(sequence)
+
+    def _take_forced(
+        self, sequence: Sequence, constraint: Progress, ask: Callable[[], list[int]], output: Output
+    ) -> None:
+        """Append the tokens that the constraint answers with; it may also end the output."""
         try:
-            forced = constraint.advance(sequence.tokens[-1], sequence.pending)
+            forced = ask()
+            is_complete = constraint.is_complete
         except ConstraintError as error:
             output.finish, output.message, output.status = "abort", str(error), error.status
             return
-        self._take_forced(sequence, forced, constraint, output)
-        is_late = constraint.is_active and not was_active and sequence.pending > 0
-        if output.finish is None and (forced or is_late):
-            self._rejoin(sequence)
-
-    def _take_forced(self, sequence: Sequence, forced: list[int], constraint: Progress, output: Output) -> None:
         for token in forced:
             if output.finish is not None:
                 return
             self._append(sequence, token, output)
-        if constraint.is_complete:
+        if is_complete:
             output.finish = "stop"
 
     def _rejoin(self, sequence: Sequence) -> None:

@@ -55,12 +55,12 @@ class LLGuidanceMatcher(Matcher):
 
     def accept(self, tokens: Sequence[int]) -> None:
         if not self._matcher.consume_tokens(list(tokens)):
-            raise ConstraintError(self._error("the grammar does not allow a sampled token"))
+            raise ConstraintError(self._error())
 
     def fill(self, mask: Masks) -> None:
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self._matcher.is_error():
-            raise ConstraintError(self._error("the grammar can't go on"))
+            raise ConstraintError(self._error())
         if not mask.any():
             raise ConstraintError("the grammar allows no token")
 
@@ -71,11 +71,11 @@ class LLGuidanceMatcher(Matcher):
     def is_complete(self) -> bool:
         return self._matcher.is_stopped()
 
-    def _error(self, what: str) -> str:
-        return _cut(f"{what}: {self._matcher.get_error()}")
+    def _error(self) -> str:
+        return _cut(f"the grammar can't go on: {self._matcher.get_error()}")
 
 
 def _cut(message: str) -> str:
-    """The library's message without its dump of state and grammar."""
-    plain = message.partition("\n<state>")[0].strip()
+    """The library's message without its dump of state, grammar or stack."""
+    plain = message.partition("\n<")[0].strip()
     return plain if len(plain) <= MOST_ERROR_CHARS else plain[:MOST_ERROR_CHARS] + "…"

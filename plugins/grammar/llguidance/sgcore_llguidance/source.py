@@ -7,13 +7,15 @@ from typing import Any
 
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 
 from sgcore.api import Constraint
 from sgcore.errors import ConstraintError
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write a value: what is known in advance is forced, and no model runs off in white space."""
+MOST_GBNF_CHARS, MOST_STRUCTURES = 1 << 13, 256
+"""Translated in Python, which holds up every other thread: that much takes 30 ms."""
 ANY_TEXT = r"/(.|\n)*/"
 
 
@@ -26,7 +28,7 @@ def grammar_source(constraint: Constraint, tokenizer: LLTokenizer) -> str:
         if constraint.kind == "regex":
             return str(LLMatcher.grammar_from_regex(text))
         if constraint.kind == "ebnf":
-            return str(LLMatcher.grammar_from_lark(any_to_lark(text)))
+            return str(LLMatcher.grammar_from_lark(ebnf_lark(text)))
         if constraint.kind == "choice":
             return str(LLMatcher.grammar_from_lark(choice_lark(json.loads(text))))
         if constraint.kind == "structural_tag":
@@ -36,9 +38,16 @@ def grammar_source(constraint: Constraint, tokenizer: LLTokenizer) -> str:
     raise ConstraintError(f"constraints of kind {constraint.kind!r} are not supported")
 
 
+def ebnf_lark(text: str) -> str:
+    """Lark as it is, GBNF translated. Raises ConstraintError for a GBNF text that is too long."""
+    if not is_lark_syntax(text) and len(text) > MOST_GBNF_CHARS:
+        raise ConstraintError(f"a GBNF grammar has at most {MOST_GBNF_CHARS:,} characters: write it in Lark")
+    return str(any_to_lark(text))
+
+
 def choice_lark(options: list[str]) -> str:
     """One of some texts."""
-    return "start: " + " | ".join(map(json.dumps, options))
+    return "start: OPTION\nOPTION: " + " | ".join(map(json.dumps, options))
 
 
 class Structure(msgspec.Struct):
@@ -62,8 +71,8 @@ def tags_lark(text: str, tokenizer: LLTokenizer) -> str:
         tag = msgspec.json.decode(text, type=StructuralTag)
     except msgspec.ValidationError as error:
         raise ConstraintError(f"structural_tag: {error} (structures and triggers are supported)") from error
-    if not tag.structures or not all(tag.triggers):
-        raise ConstraintError("structural_tag needs structures, and triggers that are not empty")
+    if not 0 < len(tag.structures) <= MOST_STRUCTURES or not all(tag.triggers):
+        raise ConstraintError(f"structural_tag needs 1 to {MOST_STRUCTURES} structures, and triggers that aren't empty")
     rules = [_tag_rules(f"tag_{place}", one, tag.triggers, tokenizer) for place, one in enumerate(tag.structures)]
     names = " | ".join(f"tag_{place}" for place in range(len(rules)))
     return "\n".join(["%llguidance {}", f"start: ({names})* rest", "rest: TEXT", f"TEXT: {ANY_TEXT}", *rules])

@@ -1,4 +1,4 @@
-"""Greedy choice, masks, penalties and log-probabilities over a vocabulary, in parts so that few rows fill the device."""
+"""Greedy choice, masks, penalties and log-probabilities over a vocabulary, in parts that fill the device."""
 
 from __future__ import annotations
 
