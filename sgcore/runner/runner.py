@@ -197,15 +197,15 @@ class ModelRunner(Runner):
         batch = build_batch(step, self.rows, self.state.pages, self.inputs, size)
         variant = self.attention.variant(batch) if size else None
         self.attention.plan(batch)
-        work = Work(
-            batch,
-            put(padded_rows(step.decode, size and size.decode_rows, self.rows)),
-            put(padded_rows(rows, size and size.sampling_rows, self.rows)),
-            self.sampler.plan(rows, self.inputs, size and size.sampling_rows, step.masked) if rows else None,
-        )
+        decode_rows = put(padded_rows(step.decode, size and size.decode_rows, self.rows))
+        sampling = put(padded_rows(rows, size and size.sampling_rows, self.rows))
+        # Before what sampling puts, whose sizes a graph that ends at the logits does not know.
+        chunk_ids = put(chunk_tokens(step, self.rows, size)) if step.chunks else None
+        places = put(last_places(step, batch)) if step.chunks else None
+        capacity = size and size.sampling_rows
+        sampling_plan = self.sampler.plan(rows, self.inputs, capacity, step.masked) if rows else None
+        work = Work(batch, decode_rows, sampling, sampling_plan, chunk_ids=chunk_ids, last_places=places)
         if step.chunks:
-            work.chunk_ids = put(chunk_tokens(step, self.rows, size))
-            work.last_places = put(last_places(step, batch))
             work.prompts = self._prompt_targets(step, batch)
         if size is not None:
             work.key = (size, "none" if work.sampling is None else work.sampling.mode, variant)
