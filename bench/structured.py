@@ -80,7 +80,7 @@ class Bench:
         self.core.handle(Request(rid, ids, params, self.eos_ids if schema is not None else []))
 
     def turn(self) -> None:
-        self.core._take_compiled()
+        self.core.take_compiled()
         self.core.step()
 
     def run(self) -> tuple[int, float]:
@@ -190,7 +190,7 @@ def batch_costs(bench: Bench, steps: int) -> list[dict[str, Any]]:
 def timed_steps(bench: Bench, constrained: int, steps: int) -> float:
     draw = random.Random(constrained)
     for row in range(BATCH):
-        ids = [draw.randrange(100, 30_000) for _ in range(64)]
+        ids = [draw.randrange(100, 30_000) for _ in range(8)]
         schema = ENDLESS if row < constrained else None
         bench.ask(f"b{row}", ids, 4 * (WARM_STEPS + steps), schema, temperature=0.0)
     scheduler = bench.core.scheduler

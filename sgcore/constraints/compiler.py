@@ -66,9 +66,8 @@ class Compiler:
         self._cached_bytes = 0
         self._jobs: dict[bytes, Job] = {}
 
-    def grammar(self, constraint: Constraint) -> Grammar | ConstraintError | None:
-        """What has become of a constraint, which this asks for; None: ask again later."""
-        key = _key(constraint)
+    def grammar(self, constraint: Constraint, key: bytes) -> Grammar | ConstraintError | None:
+        """What has become of a constraint, which this asks for; None: ask again later. `key` is `constraint_key`'s."""
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key][0]
@@ -114,7 +113,8 @@ class Compiler:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _key(constraint: Constraint) -> bytes:
+def constraint_key(constraint: Constraint) -> bytes:
+    """The same for the same constraint."""
     return hashlib.blake2b(f"{constraint.kind}:{constraint.text}".encode(), digest_size=16).digest()
 
 

@@ -81,7 +81,7 @@ class EngineCore:
             waits = COMPILING_S if self.grammars.waiting else HEARTBEAT_S
             for message in self.channel.receive(0.0 if is_busy else waits):
                 self.handle(message)
-            self._take_compiled()
+            self.take_compiled()
             self.step()
             self._report(force=False)
         self.grammars.close()
@@ -99,10 +99,11 @@ class EngineCore:
     def handle(self, message: ToCore) -> None:
         """Take one message."""
         if isinstance(message, Request):
-            if message.sampling.constraint is None:
+            constraint = message.sampling.constraint
+            if constraint is None:
                 self.scheduler.add(message)
             else:
-                self.grammars.add(message)
+                self.grammars.add(message, constraint)
         elif isinstance(message, Abort):
             for rid in [*self.scheduler.sequences, *self.grammars.waiting] if message.everything else message.rids:
                 self.grammars.abort(rid)
@@ -112,7 +113,7 @@ class EngineCore:
         else:
             self._command(message)
 
-    def _take_compiled(self) -> None:
+    def take_compiled(self) -> None:
         """Requests whose constraint is a grammar now go on; those without one end."""
         if self.grammars.waiting or self.grammars.refused:
             for request, progress in self.grammars.take_ready(time.monotonic()):
@@ -184,7 +185,9 @@ class EngineCore:
 
     def stats(self) -> Stats:
         """The present load."""
-        return self.scheduler.snapshot(time.monotonic())
+        stats = self.scheduler.snapshot(time.monotonic())
+        stats.queued += len(self.grammars.waiting)
+        return stats
 
     def _report(self, force: bool) -> None:
         now = time.monotonic()

@@ -83,7 +83,7 @@ def turn(core: EngineCore, wire: Wire) -> None:
     """One turn of `EngineCore.run`."""
     for message in wire.receive(0.001 if core.grammars.waiting else 0.0):
         core.handle(message)
-    core._take_compiled()
+    core.take_compiled()
     core.step()
 
 

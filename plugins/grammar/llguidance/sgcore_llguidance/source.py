@@ -39,10 +39,13 @@ def grammar_source(constraint: Constraint, tokenizer: LLTokenizer) -> str:
 
 
 def ebnf_lark(text: str) -> str:
-    """Lark as it is, GBNF translated. Raises ConstraintError for a GBNF text that is too long."""
+    """Lark as it is, GBNF translated. Raises ConstraintError for a GBNF text that is wrong or too long."""
     if not is_lark_syntax(text) and len(text) > MOST_GBNF_CHARS:
         raise ConstraintError(f"a GBNF grammar has at most {MOST_GBNF_CHARS:,} characters: write it in Lark")
-    return str(any_to_lark(text))
+    try:
+        return str(any_to_lark(text))
+    except Exception as error:  # the library's own kind for a text that it can't read
+        raise ConstraintError(f"the grammar can't be read: {error}") from error
 
 
 def choice_lark(options: list[str]) -> str:
