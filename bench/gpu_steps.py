@@ -19,6 +19,7 @@ import torch
 from harness import arguments, report
 from offline import model_dir
 
+from sgcore.api import Pending
 from sgcore.config import Choices
 from sgcore.engine.core import EngineCore
 from sgcore.engine.messages import FromCore, Request, SamplingParams, ToCore
@@ -51,7 +52,7 @@ class Clock:
         def timed(*args: Any) -> Any:
             with self.part(label):
                 result = method(*args)
-            return self._waiting(result) if label == "launch" else result
+            return Waiting(self, result) if label == "launch" else result
 
         setattr(owner, name, timed)
 
@@ -61,12 +62,17 @@ class Clock:
         yield
         self.seconds[label] += time.perf_counter() - began
 
-    def _waiting(self, pending: Any) -> Any:
-        def waited() -> Any:
-            with self.part("wait"):
-                return pending()
 
-        return waited
+class Waiting(Pending):
+    """A launched step whose wait is timed."""
+
+    def __init__(self, clock: Clock, pending: Pending) -> None:
+        self._clock, self._pending = clock, pending
+        self.sample = pending.sample  # type: ignore[method-assign]
+
+    def __call__(self) -> Any:
+        with self._clock.part("wait"):
+            return self._pending()
 
 
 def open_core(asked: Namespace) -> EngineCore:

@@ -64,6 +64,7 @@ The first rule that gives a name decides; `sgcore serve MODEL --explain` shows w
 | quantization | `--quantization` | `sgcore_select_quantization` | `quantization_config.quant_method` |
 | weights | `--load-format` | `sgcore_select_weights` | |
 | parser | the flag | the tokenizer's own `response_template` | `sgcore_select_tool_call_parser`, `…_reasoning_parser` |
+| grammar | `--grammar-backend` | `sgcore_select_grammar` | none: constraints get 400 |
 
 A driver that was chosen is never replaced by another: if it doesn't load, the start ends with its own error."""
 

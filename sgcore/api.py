@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from torch import Tensor
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 HfConfig = Mapping[str, Any]
 """`config.json` as a read-only mapping, with nested mappings for nested parts."""
 
-Pending: TypeAlias = "Callable[[], StepResult]"
-"""Waits for a launched step and gives its result."""
+Masks: TypeAlias = "npt.NDArray[np.int32]"
+"""(rows, words): bit i of word w allows token 32 w + i."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,21 @@ class Platform(ABC):
         return ModelRunner(plan, self)
 
 
+class Pending(ABC):
+    """A launched step."""
+
+    def sample(self, masks: Masks) -> None:
+        """Sample a step that has masked rows: `masks` has a row for each of `StepPlan.masked`.
+
+        Called once, after the results of all earlier steps; the next step is launched after it.
+        """
+        raise NotImplementedError("this runner samples no masked rows")
+
+    @abstractmethod
+    def __call__(self) -> StepResult:
+        """Wait for the step and give its result."""
+
+
 class Runner(ABC):
     """Computes the steps that the scheduler plans."""
 
@@ -229,9 +246,9 @@ class Runner(ABC):
 
     @abstractmethod
     def launch(self, step: StepPlan) -> Pending:
-        """Start to compute a step; the call that it returns waits for the step and gives its result.
+        """Start to compute a step. Steps are computed in the order of their launch.
 
-        Steps are computed in the order of their launch.
+        A step with masked rows is computed up to its logits, and waits for `Pending.sample`.
         """
 
     def close(self) -> None:
@@ -353,3 +370,62 @@ class ResponseFormat:
     template: Mapping[str, Any]
     call: CallMarkup | None = None
     """None: derived from the template, where it has literal delimiters around a JSON object."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an output must follow: `json_schema`, `regex`, `ebnf`, `structural_tag` or `choice`, and its text."""
+
+    kind: str
+    text: str
+    """A `choice` is a JSON list of strings."""
+
+
+class GrammarBackend(ABC):
+    """Turns constraints into grammars (group `sgcore.grammars`, name is `--grammar-backend`). Thread-safe."""
+
+    @abstractmethod
+    def __init__(self, tokenizer: str, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        """`tokenizer` is JSON in the format of Hugging Face's `tokenizers`.
+
+        A mask has `vocab_size` bits, and allows `eos_ids` where an output may end.
+        """
+
+    @abstractmethod
+    def compile(self, constraint: Constraint) -> Grammar:
+        """Called in a thread of its own. Raises ConstraintError that names what isn't supported."""
+
+
+class Grammar(ABC):
+    """A compiled constraint, shared by all requests that have it."""
+
+    size_bytes: int
+    """Memory that it takes, roughly; a cache of grammars is bounded by it."""
+
+    @abstractmethod
+    def start(self) -> Matcher:
+        """A matcher at the beginning of an output."""
+
+
+class Matcher(ABC):
+    """One output under a grammar. Used by one thread at a time."""
+
+    @abstractmethod
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Advance over tokens. Raises ConstraintError if the grammar doesn't allow them."""
+
+    @abstractmethod
+    def fill(self, mask: Masks) -> None:
+        """Write which tokens may come next into `mask` (words,). Releases the interpreter's lock where it can.
+
+        Raises ConstraintError if there is none, or the grammar has become too complex.
+        """
+
+    def forced(self) -> Sequence[int]:
+        """Tokens that must come next, as the tokenizer would split them; empty where there is a choice."""
+        return ()
+
+    @property
+    @abstractmethod
+    def is_complete(self) -> bool:
+        """Whether nothing but an end may follow."""

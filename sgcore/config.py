@@ -37,6 +37,7 @@ class RuntimeOptions(Options):
 
     platform: str | None = Field(None, description="Platform by name; the one that is present by default.")
     attention_backend: str | None = Field(None, description="Attention backend by name; the platform's default.")
+    grammar_backend: str | None = Field(None, description="Backend of structured output; an installed one by default.")
     mem_fraction_static: float | None = Field(None, gt=0, le=1, description="Share of memory for weights and KV.")
     max_total_tokens: int | None = Field(None, gt=0, description="KV pool in tokens; derived from memory by default.")
     page_size: int | None = Field(None, gt=0, description="Tokens a page; the attention backend's by default.")

@@ -1,4 +1,4 @@
-"""The two ways in which sgcore says no."""
+"""The ways in which sgcore says no."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ class RequestError(Exception):
         self.status = status
         self.param = param
         self.code = code
+
+
+class ConstraintError(Exception):
+    """A constraint that can't be compiled, or an output that can't go on under it; the text is for the client."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status

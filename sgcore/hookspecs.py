@@ -69,6 +69,11 @@ def sgcore_select_reasoning_parser(chat_template: str) -> str | None:
     """The format (entry point name of `sgcore.parsers`) of a chat template's reasoning; None: not mine."""
 
 
+@hookspec(firstresult=True)
+def sgcore_select_grammar() -> str | None:
+    """The grammar driver for structured output; None: not mine."""
+
+
 @hookspec
 def sgcore_default_options(plan: Plan) -> Mapping[str, Any] | None:
     """Values, by flat name, for options that the user left alone. Two different values for one end the start."""

@@ -123,6 +123,15 @@ class Kernels:
         logits = torch.where(is_seen, scaled, logits)
         return logits - frequency * output_counts - presence * (output_counts > 0)
 
+    def mask_logits(self, logits: Tensor, rows: Tensor, masks: Tensor) -> Tensor:
+        """Set tokens that a mask doesn't allow to -inf, in logits (rows, vocabulary) themselves, which are returned.
+
+        masks (masked, words) int32 are for `rows` (masked,) int64: bit i of word w allows token 32 w + i.
+        """
+        bits = torch.arange(32, device=masks.device, dtype=torch.int32)
+        is_allowed = ((masks[:, :, None] >> bits) & 1).bool().flatten(1)[:, : logits.shape[1]]
+        return logits.index_copy_(0, rows, logits[rows].masked_fill(~is_allowed, float("-inf")))
+
     def greedy(self, logits: Tensor) -> Tensor:
         """(rows, vocabulary) -> (rows,) int64: the most probable token, the lowest id among equals."""
         return logits.argmax(-1)

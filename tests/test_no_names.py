@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("sgcore.models", "sgcore.platforms", "sgcore.attention", "sgcore.quantization", "sgcore.parsers")
+GROUPS = (
+    "sgcore.models", "sgcore.platforms", "sgcore.attention", "sgcore.quantization", "sgcore.parsers", "sgcore.grammars",
+)  # fmt: skip
 HOST_MEMORY = "cpu"
 """torch's own word for host memory, which the core may say."""
 

@@ -7,18 +7,36 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sgcore.api import Pending, Runner, StartReport
-from sgcore.engine.messages import Abort, Command, Failed, FromCore, Outputs, Ready, Reply, Request, Stats, ToCore
+from sgcore.constraints.masks import Filling
+from sgcore.constraints.queue import GrammarQueue
+from sgcore.engine.messages import (
+    Abort,
+    Command,
+    Failed,
+    FromCore,
+    Outputs,
+    Ready,
+    Reply,
+    Request,
+    Stats,
+    ToCore,
+    Vocabulary,
+)
 from sgcore.plugins.plan import Plan
 from sgcore.scheduler.scheduler import Limits, Scheduler
+from sgcore.scheduler.sequence import Sequence as Row
 from sgcore.scheduler.step import StepPlan
 
 log = logging.getLogger("sgcore.core")
 
 STATS_EVERY_S = 0.5
 HEARTBEAT_S = 1.0
+COMPILING_S = 0.002
+"""Between two looks at constraints in work, where nothing else is to be done."""
 
 
 class Channel(Protocol):
@@ -31,6 +49,15 @@ class Channel(Protocol):
         """Hand a message to the frontend."""
 
 
+@dataclass(slots=True)
+class Launched:
+    """A step on its way, and its masks where they are being filled already."""
+
+    plan: StepPlan
+    pending: Pending
+    masks: tuple[list[Row | None], Filling] | None = None
+
+
 class EngineCore:
     """A scheduler, a runner and the loop that joins them."""
 
@@ -40,7 +67,8 @@ class EngineCore:
         self.runner: Runner = plan.platform.load()().create_runner(plan)
         self.runner.load(report)
         self.scheduler = Scheduler(limits(plan, self.runner), self.runner.pages)
-        self._launched: deque[tuple[StepPlan, Pending]] = deque()
+        self.grammars = GrammarQueue(plan, self.runner.vocab_size)
+        self._launched: deque[Launched] = deque()
         self._is_stopping = self._is_warm = False
         self._stats_due = 0.0
         pool = self.scheduler.pages.total * self.runner.page_tokens
@@ -50,11 +78,13 @@ class EngineCore:
         """Until a shutdown command: take messages, compute a step. Waits when there is nothing to do."""
         while not self._is_stopping:
             is_busy = self.scheduler.has_work or self._launched or self._warm_up()
-            timeout = 0.0 if is_busy else HEARTBEAT_S
-            for message in self.channel.receive(timeout):
+            waits = COMPILING_S if self.grammars.waiting else HEARTBEAT_S
+            for message in self.channel.receive(0.0 if is_busy else waits):
                 self.handle(message)
+            self.take_compiled()
             self.step()
             self._report(force=False)
+        self.grammars.close()
         self.runner.close()
 
     def _warm_up(self) -> bool:
@@ -69,12 +99,27 @@ class EngineCore:
     def handle(self, message: ToCore) -> None:
         """Take one message."""
         if isinstance(message, Request):
-            self.scheduler.add(message)
+            constraint = message.sampling.constraint
+            if constraint is None:
+                self.scheduler.add(message)
+            else:
+                self.grammars.add(message, constraint)
         elif isinstance(message, Abort):
-            for rid in list(self.scheduler.sequences) if message.everything else message.rids:
+            for rid in [*self.scheduler.sequences, *self.grammars.waiting] if message.everything else message.rids:
+                self.grammars.abort(rid)
                 self.scheduler.abort(rid)
+        elif isinstance(message, Vocabulary):
+            self.grammars.vocabulary = message
         else:
             self._command(message)
+
+    def take_compiled(self) -> None:
+        """Requests whose constraint is a grammar now go on; those without one end."""
+        if self.grammars.waiting or self.grammars.refused:
+            for request, progress in self.grammars.take_ready(time.monotonic()):
+                self.scheduler.add(request, progress)
+            self.scheduler.outputs += self.grammars.refused
+            self.grammars.refused = []
 
     def _command(self, command: Command) -> None:
         if command.name == "shutdown":
@@ -87,6 +132,8 @@ class EngineCore:
         plan = self.scheduler.plan()
         if plan is not None:
             self._launch(plan)
+            if plan.masked and self._launched and self._launched[-1].plan is plan:
+                self._sample()
         if self._launched and (plan is None or len(self._launched) > self.runner.run_ahead):
             self._collect()
         if self.scheduler.outputs:
@@ -94,19 +141,42 @@ class EngineCore:
             self.channel.send(Outputs(outputs))
 
     def _launch(self, plan: StepPlan) -> None:
+        # With nothing on its way every token is known, and the masks are filled while the device computes.
+        masks = self._fill(plan) if plan.masked and not self._launched else None
         try:
-            self._launched.append((plan, self.runner.launch(plan)))
+            self._launched.append(Launched(plan, self.runner.launch(plan), masks))
         except Exception as error:
             self._fail(plan, error)
 
-    def _collect(self) -> None:
-        plan, pending = self._launched.popleft()
+    def _fill(self, plan: StepPlan) -> tuple[list[Row | None], Filling]:
+        rows = self.scheduler.masked(plan)
+        return rows, self.grammars.filler.start([None if row is None else row.constraint for row in rows])
+
+    def _sample(self) -> None:
+        """Sample the newest step, whose masks depend on the tokens of all before it."""
+        while len(self._launched) > 1:
+            self._collect()
+        launched = self._launched[0]
+        rows, filling = launched.masks or self._fill(launched.plan)
+        filling.wait()
         try:
-            result = pending()
+            launched.pending.sample(filling.masks)
         except Exception as error:
-            self._fail(plan, error)
+            self._launched.popleft()
+            self._fail(launched.plan, error)
+        for place, message in filling.failures.items():
+            row = rows[place]
+            if row is not None and not row.is_ended:
+                self.scheduler.abort(row.rid, message, 400)
+
+    def _collect(self) -> None:
+        launched = self._launched.popleft()
+        try:
+            result = launched.pending()
+        except Exception as error:
+            self._fail(launched.plan, error)
         else:
-            self.scheduler.complete(plan, result)
+            self.scheduler.complete(launched.plan, result)
 
     def _fail(self, plan: StepPlan, error: Exception) -> None:
         """A step that fails ends its own requests."""
@@ -115,7 +185,9 @@ class EngineCore:
 
     def stats(self) -> Stats:
         """The present load."""
-        return self.scheduler.snapshot(time.monotonic())
+        stats = self.scheduler.snapshot(time.monotonic())
+        stats.queued += len(self.grammars.waiting)
+        return stats
 
     def _report(self, force: bool) -> None:
         now = time.monotonic()

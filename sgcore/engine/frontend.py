@@ -30,6 +30,7 @@ from sgcore.engine.messages import (
     Stats,
     ToCore,
     TokenLogprobs,
+    Vocabulary,
 )
 from sgcore.engine.stops import StopStrings
 from sgcore.errors import LaunchError, RequestError
@@ -174,6 +175,7 @@ class Frontend:
         self._call_numbers = itertools.count(1)
         self._random = random.Random(int(plan.options["random_seed"]))
         self._last_heard = time.monotonic()
+        self._knows_vocabulary = False
 
     # -- from the core -------------------------------------------------------------------------------------------
 
@@ -239,6 +241,8 @@ class Frontend:
         if self.failure is not None:
             raise RequestError(f"the engine core died: {self.failure}", 503)
         ids = self._input_ids(prompt)
+        if prompt.sampling.constraint is not None:
+            self._prepare_constraint(prompt.sampling)
         rid = prompt.rid or uuid.uuid4().hex
         growths = []
         for index in range(prompt.sampling.n):
@@ -275,6 +279,20 @@ class Frontend:
             )
         return ids
 
+    def _prepare_constraint(self, sampling: SamplingParams) -> None:
+        """Refuse what can't work, and tell the core once what grammars are made of."""
+        name = sampling.constraint.kind if sampling.constraint else None
+        if self.tokenizer is None:
+            raise RequestError(
+                f"{name} needs a tokenizer, and this server has none (--skip-tokenizer-init)", param=name
+            )
+        if self.plan.grammar is None:
+            raise RequestError(f"{name} needs a grammar backend: install a plugin that brings one", param=name)
+        with self._lock:
+            if not self._knows_vocabulary:
+                self._send(Vocabulary(self.tokenizer.to_json(), sorted(self.eos_ids)))
+                self._knows_vocabulary = True
+
     def _request(self, prompt: Prompt, rid: str, ids: list[int], index: int) -> Request:
         sampling = prompt.sampling
         if sampling.stop and self.tokenizer is None:
@@ -285,7 +303,10 @@ class Frontend:
         seed = sampling.sampling_seed
         seed = self._random.getrandbits(63) if seed is None else seed + index
         ends = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else self.eos_ids)
-        sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1)
+        after = sampling.constraint_after
+        if isinstance(after, str) and self.tokenizer is not None:
+            after = tuple(self.tokenizer.encode(after, add_special_tokens=False))
+        sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1, constraint_after=after)
         deadline = None if prompt.timeout_s is None else time.monotonic() + prompt.timeout_s
         return Request(
             rid,

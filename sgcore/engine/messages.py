@@ -9,6 +9,11 @@ from typing import Literal
 
 import msgspec
 
+from sgcore.api import Constraint
+
+TEXT_CONSTRAINTS = ("json_schema", "regex", "ebnf", "structural_tag")
+"""Fields of `SamplingParams` whose text is a constraint, and the kinds of `Constraint` beside `choice`."""
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How one request is sampled. Names and defaults are SGLang's; `null` means the default.
@@ -35,9 +40,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     json_schema: str | None = None
+    """JSON text of a schema that the output follows. Of the five constraints a request has at most one."""
+    regex: str | None = None
+    ebnf: str | None = None
     structural_tag: str | None = None
+    choice: tuple[str, ...] = ()
     constraint_after: str | tuple[int, ...] = ()
     """The output is free until these tokens were generated, where a thinking part ends."""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the output must follow."""
+        for kind in TEXT_CONSTRAINTS:
+            text = getattr(self, kind)
+            if text is not None:
+                return Constraint(kind, text)
+        return Constraint("choice", msgspec.json.encode(self.choice).decode()) if self.choice else None
 
 
 class Request(msgspec.Struct, array_like=True, tag="request"):
@@ -57,6 +75,14 @@ class Request(msgspec.Struct, array_like=True, tag="request"):
     priority: int = 0
     deadline: float | None = None
     """`time.monotonic()` second after which the request is aborted; the clock is one machine's."""
+
+
+class Vocabulary(msgspec.Struct, array_like=True, tag="vocabulary"):
+    """What grammars are made of, sent once, before the first request with a constraint."""
+
+    tokenizer: str
+    """The tokenizer as JSON, in the format of Hugging Face's `tokenizers`."""
+    eos_ids: list[int]
 
 
 class Abort(msgspec.Struct, array_like=True, tag="abort"):
@@ -149,5 +175,5 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     detail: str = ""
 
 
-ToCore = Request | Abort | Command
+ToCore = Request | Abort | Command | Vocabulary
 FromCore = Outputs | Stats | Ready | Reply | Failed

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from sgcore.engine.messages import SamplingParams
+import msgspec
+
+from sgcore.engine.messages import TEXT_CONSTRAINTS, SamplingParams
 from sgcore.errors import RequestError
 
 MAX_STOPS = 32
@@ -17,12 +19,20 @@ MAX_SAMPLES = 1024
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 
-ALIASES = {"seed": "sampling_seed"}
+MAX_CONSTRAINT_CHARS = 1 << 17
+"""As many as OpenAI takes in a schema. What holds the interpreter's lock is done with so many in 30 ms."""
+MAX_CHOICES = 4096
+
+ALIASES = {
+    "seed": "sampling_seed",
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
+    "guided_grammar": "ebnf",
+    "guided_choice": "choice",
+}
+CONSTRAINTS = (*TEXT_CONSTRAINTS, "choice")
 NOT_SUPPORTED = frozenset(
-    (
-        "stop_regex json_schema regex ebnf structural_tag custom_params beam_width watermark stream_interval "
-        "bad_words allowed_token_ids guided_json guided_regex guided_choice guided_grammar"
-    ).split()
+    ("stop_regex custom_params beam_width watermark stream_interval bad_words allowed_token_ids").split()
 )
 """Known elsewhere, refused here: to ignore a constraint would be to give a wrong answer."""
 
@@ -44,6 +54,9 @@ def sampling_from(
             checked[name] = check(name, value)
     if fill_context:
         checked.setdefault("max_new_tokens", None)
+    constraints = [name for name in CONSTRAINTS if checked.get(name)]
+    if len(constraints) > 1:
+        raise RequestError(f"{constraints[0]} and {constraints[1]} exclude each other", param=constraints[1])
     params = SamplingParams(**checked)
     limit = params.max_new_tokens
     if limit is not None and params.min_new_tokens > limit:
@@ -133,6 +146,38 @@ def _bias_token(name: str, allowed: str, token: Any) -> int:
     return _integer(0, INT32_MAX, allowed)(name, token)
 
 
+def _constraint(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CONSTRAINT_CHARS:
+        allowed = f"a text of 1 to {MAX_CONSTRAINT_CHARS:,} characters"
+        raise _refuse(name, allowed, value)
+    return value
+
+
+def _json_constraint(name: str, value: Any) -> str:
+    """JSON as text, or as what it says."""
+    try:
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        decoded = msgspec.json.decode(text.encode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RequestError(f"{name} is no JSON: {error}", param=name) from error
+    if not isinstance(decoded, dict | bool):
+        raise _refuse(name, "a JSON object", value)
+    return _constraint(name, text)
+
+
+def _choice(name: str, value: Any) -> tuple[str, ...]:
+    allowed = f"a list of 1 to {MAX_CHOICES:,} texts of at most {MAX_STOP_CHARS:,} characters"
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CHOICES:
+        raise _refuse(name, allowed, value)
+    if not all(isinstance(option, str) and 0 < len(option) <= MAX_STOP_CHARS for option in value):
+        raise _refuse(name, allowed, value)
+    return tuple(value)
+
+
+def _constraint_after(name: str, value: Any) -> str | tuple[int, ...]:
+    return value if isinstance(value, str) and len(value) <= MAX_STOP_CHARS else _token_ids(name, value)
+
+
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_new_tokens": _integer(0, INT32_MAX, "a whole number from 0"),
     "min_new_tokens": _integer(0, INT32_MAX, "a whole number from 0"),
@@ -152,5 +197,11 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "no_stop_trim": _boolean,
     "skip_special_tokens": _boolean,
     "spaces_between_special_tokens": _boolean,
+    "json_schema": _json_constraint,
+    "regex": _constraint,
+    "ebnf": _constraint,
+    "structural_tag": _json_constraint,
+    "choice": _choice,
+    "constraint_after": _constraint_after,
 }
 """Field of `SamplingParams` -> its check."""

@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
         Kind("quantization", "sgcore.quantization", "`quant_method` or `--quantization`", "QuantScheme"),
         Kind("weights", "sgcore.weights", "`--load-format`", "WeightSource"),
         Kind("parser", "sgcore.parsers", "`--tool-call-parser` or `--reasoning-parser`", "ResponseFormat"),
+        Kind("grammar", "sgcore.grammars", "`--grammar-backend`", "GrammarBackend"),
     )
 }
 

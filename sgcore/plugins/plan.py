@@ -62,6 +62,7 @@ class Plan:
     decisions: tuple[Decision, ...]
     tool_call_parser: Driver | None = None
     reasoning_parser: Driver | None = None
+    grammar: Driver | None = None
 
     @property
     def path(self) -> Path:
@@ -88,4 +89,6 @@ class Plan:
         return cls(**record)
 
 
-_DRIVERS = ("model", "platform", "attention", "source", "quantization", "tool_call_parser", "reasoning_parser")
+_DRIVERS = (
+    "model", "platform", "attention", "source", "quantization", "tool_call_parser", "reasoning_parser", "grammar",
+)  # fmt: skip

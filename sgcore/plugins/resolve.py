@@ -35,7 +35,7 @@ def resolve(
     return _Resolution(choices, installed, hooks).plan(origins or {})
 
 
-OPTION_OF = {"weights": "load_format", "attention": "attention_backend"}
+OPTION_OF = {"weights": "load_format", "attention": "attention_backend", "grammar": "grammar_backend"}
 """Kind of driver -> the option that names it, where the two differ."""
 
 
@@ -65,6 +65,7 @@ class _Resolution:
             options={}, decisions=(),
             tool_call_parser=self._parser("tool_call_parser", settings),
             reasoning_parser=self._parser("reasoning_parser", settings),
+            grammar=self._grammar(),
         )  # fmt: skip
         return self._checked(self._with_options(plan, origins))
 
@@ -131,6 +132,12 @@ class _Resolution:
         template = settings.get("chat_template")
         answer = self.hooks.first(f"sgcore_select_{option}", chat_template=template) if template else None
         return self._find("parser", answer.value, f"plugin {answer.distribution}", option) if answer else None
+
+    def _grammar(self) -> Driver | None:
+        if self.choices.runtime.grammar_backend:
+            return self._find("grammar", self.choices.runtime.grammar_backend, "--grammar-backend")
+        answer = self.hooks.first("sgcore_select_grammar")
+        return self._find("grammar", answer.value, f"plugin {answer.distribution}") if answer else None
 
     def _with_options(self, plan: Plan, origins: Mapping[str, str]) -> Plan:
         parser = PluginOptionParser()

@@ -14,7 +14,7 @@ from sgcore.plugins.plan import Decision
 
 OPEN_GROUPS = ("runtime", "schedule", "server")
 """Groups whose options plugins may give defaults to."""
-DECIDED = ("platform", "attention_backend", "api_key")
+DECIDED = ("platform", "attention_backend", "grammar_backend", "api_key")
 """Options that are decided before plugins are asked for defaults, or that are nobody's to give."""
 
 

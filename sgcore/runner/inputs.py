@@ -54,3 +54,8 @@ class StepInputs:
         if not self._is_host and self._used:
             host = self._hosts[self._turn % len(self._hosts)]
             self._device[: self._used].copy_(host[: self._used], non_blocking=True)
+
+    def send_late(self, array: Array) -> Tensor:
+        """An array that comes after `send`, in the order of the device's work."""
+        tensor = torch.from_numpy(array)
+        return tensor if self._is_host else tensor.pin_memory().to(self._device.device, non_blocking=True)

@@ -20,13 +20,14 @@ from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore.runner.build import build_batch, chunk_tokens, last_places, padded_rows
 from sgcore.runner.graphs import StepGraphs
 from sgcore.runner.inputs import StepInputs
+from sgcore.runner.launched import LaunchedStep
 from sgcore.runner.prompt_logprobs import PromptLogprobs, prompt_logprobs
-from sgcore.runner.readback import Arrival, Logprobs, to_host
+from sgcore.runner.readback import Arrival, Logprobs
 from sgcore.runner.rows import Rows, sampling_rows
 from sgcore.runner.sampler import Sampler
 from sgcore.runner.state import DeviceState
 from sgcore.runner.work import Computed, Work
-from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan, StepResult
+from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan
 from sgcore.weights.loader import load_weights
 
 INPUT_BYTES, INPUT_TOKEN_BYTES, INPUT_PAGE_BYTES = 4 << 20, 64, 16
@@ -159,6 +160,7 @@ class ModelRunner(Runner):
         self.rows.apply(step)
         for start in step.joined:
             self.sampler.join(start)
+            self._prompt_wants.pop(start.row, None)
             if start.logprob_start >= 0 and start.top_logprobs >= 0:
                 self._prompt_wants[start.row] = (start.logprob_start, start.top_logprobs)
 
@@ -195,15 +197,15 @@ class ModelRunner(Runner):
         batch = build_batch(step, self.rows, self.state.pages, self.inputs, size)
         variant = self.attention.variant(batch) if size else None
         self.attention.plan(batch)
-        work = Work(
-            batch,
-            put(padded_rows(step.decode, size and size.decode_rows, self.rows)),
-            put(padded_rows(rows, size and size.sampling_rows, self.rows)),
-            self.sampler.plan(rows, self.inputs, size and size.sampling_rows) if rows else None,
-        )
+        decode_rows = put(padded_rows(step.decode, size and size.decode_rows, self.rows))
+        sampling = put(padded_rows(rows, size and size.sampling_rows, self.rows))
+        # Before what sampling puts, whose sizes a graph that ends at the logits does not know.
+        chunk_ids = put(chunk_tokens(step, self.rows, size)) if step.chunks else None
+        places = put(last_places(step, batch)) if step.chunks else None
+        capacity = size and size.sampling_rows
+        sampling_plan = self.sampler.plan(rows, self.inputs, capacity, step.masked) if rows else None
+        work = Work(batch, decode_rows, sampling, sampling_plan, chunk_ids=chunk_ids, last_places=places)
         if step.chunks:
-            work.chunk_ids = put(chunk_tokens(step, self.rows, size))
-            work.last_places = put(last_places(step, batch))
             work.prompts = self._prompt_targets(step, batch)
         if size is not None:
             work.key = (size, "none" if work.sampling is None else work.sampling.mode, variant)
@@ -231,40 +233,24 @@ class ModelRunner(Runner):
             if work.sampling.mode is None:
                 computed.logits = logits
             else:
-                computed.tokens = self._choose(logits, work)
+                computed.tokens = self.choose(logits, work)
         return computed
 
-    def _choose(self, logits: Tensor, work: Work) -> Tensor:
+    def choose(self, logits: Tensor, work: Work, masks: Tensor | None = None) -> Tensor:
+        """Sample, and leave the tokens where the next step reads them."""
         assert work.sampling is not None
-        tokens = self.sampler.choose(logits, work.sampling)
+        tokens = self.sampler.choose(logits, work.sampling, masks)
         self.state.newest.index_copy_(0, work.sampling_rows, tokens)
         return tokens
 
     def _read_back(self, step: StepPlan, work: Work, computed: Computed) -> Pending:
         """Ask for what the host wants of a step; the call that it returns waits for it."""
-        rows, sampling, logprobs = sampling_rows(step), work.sampling, None
-        tokens = computed.tokens
-        if sampling is not None and computed.logits is not None:
-            tokens = self._choose(computed.logits, work)
-            logprobs = self.sampler.logprobs(computed.logits, tokens, sampling)
-            logprobs = logprobs and logprobs.to_host()
-        chosen = None if tokens is None else to_host(tokens[: len(rows)])
-        prompts = self._prompt_logprobs(work, computed.hidden)
-        arrival = Arrival(self.device)
+        launched = LaunchedStep(self, step, work, computed)
+        if not step.masked:
+            launched.read_back()
+        return launched
 
-        def pending() -> StepResult:
-            arrival.wait()
-            result = StepResult([] if chosen is None else chosen.tolist())
-            if logprobs is not None and sampling is not None:
-                asked = (rows[place] for place in sampling.logprob_top)
-                result.logprobs = dict(zip(asked, logprobs.entries(), strict=True))
-            for (row, wanted), arrived in zip(work.prompts, prompts, strict=True):
-                result.prompt_logprobs[row] = wanted.entries(arrived)
-            return result
-
-        return pending
-
-    def _prompt_logprobs(self, work: Work, hidden: Tensor | None) -> list[Logprobs]:
+    def prompt_logprobs(self, work: Work, hidden: Tensor | None) -> list[Logprobs]:
         if hidden is None:
             return []
         return [wanted.logprobs(self.model, self.kernels, hidden).to_host() for _, wanted in work.prompts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,11 +82,13 @@ class SamplingPlan:
     logprob_places: Tensor | None
     logprob_top: dict[int, int]
     """Place -> how many alternatives; for the rows that want logprobs."""
+    masked: Tensor | None = None
+    """(masked,) int64: places of the rows whose tokens a mask restricts."""
 
     @property
     def mode(self) -> str | None:
         """What can be captured with the forward pass; None: the logits are needed outside of a graph."""
-        if self.edits or self.logprob_top:
+        if self.edits or self.logprob_top or self.masked is not None:
             return None
         return "greedy" if self.draws is None else "drawn"
 
@@ -110,8 +113,12 @@ class Sampler:
             row.is_seen[torch.tensor(start.tokens, dtype=torch.long)] = True
         self.rows[start.row] = row
 
-    def plan(self, rows: list[int], inputs: StepInputs, capacity: int | None = None) -> SamplingPlan:
+    def plan(
+        self, rows: list[int], inputs: StepInputs, capacity: int | None = None, masked: Sequence[int] = ()
+    ) -> SamplingPlan:
         """Put what `choose` needs for these rows, and count their draw. `capacity`: rows of a static batch.
+
+        `masked`: places of rows for which `choose` gets masks.
 
         What a captured graph reads is put first, in sizes that depend on the capacity alone.
         """
@@ -123,7 +130,8 @@ class Sampler:
         places = inputs.put(np.array(list(top), np.int64)) if top else None
         for state in states:
             state.known += 1
-        return SamplingPlan(states, draws, edits, places, top)
+        masked_places = inputs.put(np.array(masked, np.int64)) if masked else None
+        return SamplingPlan(states, draws, edits, places, top, masked_places)
 
     def _draws(self, drawn: list[int], states: list[RowSampling], inputs: StepInputs, capacity: int | None) -> Draws:
         # A place that is repeated draws the same again.
@@ -140,9 +148,12 @@ class Sampler:
             inputs.put(np.array(uniform, np.float64)),
         )
 
-    def choose(self, logits: Tensor, plan: SamplingPlan) -> Tensor:
-        """logits (rows, vocabulary) -> tokens (rows,) int64."""
+    def choose(self, logits: Tensor, plan: SamplingPlan, masks: Tensor | None = None) -> Tensor:
+        """logits (rows, vocabulary) -> tokens (rows,) int64; `masks` as in `Kernels.mask_logits`."""
         scores = self._edited(logits, plan.edits) if plan.edits else logits
+        if plan.masked is not None and masks is not None:
+            is_needed = scores is logits and plan.logprob_places is not None
+            scores = self.kernels.mask_logits(scores.clone() if is_needed else scores, plan.masked, masks)
         chosen = self.kernels.greedy(scores)
         if plan.draws is not None:
             self._draw(scores, chosen, plan.draws)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from sgcore.cache.pages import PageAllocator
 from sgcore.cache.radix import Match, RadixTree
+from sgcore.constraints.progress import Progress
 from sgcore.engine.messages import Output, Request, Stats
+from sgcore.errors import ConstraintError
 from sgcore.scheduler.policy import POLICIES
 from sgcore.scheduler.sequence import Sequence
 from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan, StepResult
@@ -80,7 +83,7 @@ class Scheduler:
 
     # -- requests come and go ------------------------------------------------------------------------------------
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, constraint: Progress | None = None) -> None:
         """Queue a request, or refuse it with an output that says why."""
         refusal = self._refusal(request)
         if refusal is not None:
@@ -91,12 +94,15 @@ class Scheduler:
         wanted = request.sampling.max_new_tokens
         limit = prompt + (most if wanted is None else min(wanted, most))
         limit = min(limit, self.pages.total * self.limits.page_tokens)
-        sequence = Sequence(request, list(request.input_ids), prompt, limit, frozenset(request.stop_ids))
+        stops = frozenset(request.stop_ids)
+        sequence = Sequence(request, list(request.input_ids), prompt, limit, stops, constraint=constraint)
         self.sequences[request.rid] = sequence
         self.waiting.append(sequence)
         self._queued_tokens += prompt
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.rid))
+        if constraint is not None and prompt < limit:
+            self._begin(sequence, constraint)
 
     def _refusal(self, request: Request) -> tuple[int, str] | None:
         prompt, limits = len(request.input_ids), self.limits
@@ -179,6 +185,7 @@ class Scheduler:
         self._left.append(sequence.row)
         sequence.row, sequence.node, sequence.pages, sequence.tree_pages = -1, None, [], 0
         sequence.computed = sequence.confirmed = sequence.pending = 0
+        sequence.rejoins = False
         sequence.epoch += 1
         self._is_full = False
 
@@ -190,9 +197,10 @@ class Scheduler:
         self._step = step = StepPlan(self._steps, pages=self._moved_pages)
         self._moved_pages = []
         self._grow_rows()
+        self._rejoin_rows()
         step.decode = [row for row, sequence in self.decoding.items() if sequence.can_decode]
         budget = self._prefill_budget(len(step.decode))
-        for sequence in list(self.prefilling.values()):
+        for sequence in sorted(self.prefilling.values(), key=lambda s: not s.output_tokens):
             budget -= self._add_chunk(sequence, budget)
         if budget > 0 and self._free_rows and not self._is_full and self.waiting:
             self._admit(budget)
@@ -221,9 +229,12 @@ class Scheduler:
     def _launch(self, step: StepPlan) -> None:
         """Count a plan as computed, and remember whose its results are."""
         owners = [self.decoding[row] for row in step.decode]
-        for sequence in owners:
+        for place, sequence in enumerate(owners):
             sequence.computed += 1
             sequence.pending += 1
+            if sequence.constraint is not None and sequence.constraint.is_active:
+                step.masked.append(place)
+        samples = len(owners)
         for chunk in step.chunks:
             sequence = self.prefilling[chunk.row]
             sequence.computed += chunk.count
@@ -231,6 +242,9 @@ class Scheduler:
             if chunk.is_last:
                 sequence.pending += 1
                 self.decoding[chunk.row] = self.prefilling.pop(chunk.row)
+                if sequence.constraint is not None and sequence.constraint.is_active:
+                    step.masked.append(samples)
+                samples += 1
         self._launched[step.number] = [(sequence, sequence.epoch) for sequence in owners]
         self._steps += 1
 
@@ -243,17 +257,22 @@ class Scheduler:
                 self.abort(rid, "the request's deadline has passed", 504)
 
     def _grow_rows(self) -> None:
-        """A page for every decoding row whose last one is full; retract the newest rows where there is none."""
+        """A page for every decoding row whose last one is full."""
         page = self.limits.page_tokens
         needy = [s for s in self.decoding.values() if s.computed == len(s.pages) * page and s.can_decode]
         for sequence in needy:
-            while sequence.row >= 0:
-                new = self._allocate(1)
-                if new is not None:
-                    self._step.pages.append((sequence.row, len(sequence.pages), new))
-                    sequence.pages += new
-                    break
-                self._retract_newest()
+            if self._grow(sequence, 1):
+                self._step.pages.append((sequence.row, len(sequence.pages) - 1, sequence.pages[-1:]))
+
+    def _grow(self, sequence: Sequence, count: int) -> bool:
+        """More pages for a row; retract the newest rows where there are none. False if it was retracted itself."""
+        while sequence.row >= 0:
+            new = self._allocate(count)
+            if new is not None:
+                sequence.pages += new
+                return True
+            self._retract_newest()
+        return False
 
     def _retract_newest(self) -> None:
         """The newest row goes back to the head of the queue; one that is alone and still too large ends."""
@@ -263,6 +282,7 @@ class Scheduler:
             self._end(victim, Output(victim.rid, [], "length", message="the KV cache is full"))
             return
         self._step.pages = [entry for entry in self._step.pages if entry[0] != victim.row]
+        self._step.joined = [start for start in self._step.joined if start.row != victim.row]
         self._release(victim)
         victim.retractions += 1
         self.stats.retractions_total += 1
@@ -345,7 +365,7 @@ class Scheduler:
         return match.tokens + match.partial_tokens
 
     def _take_row(self, sequence: Sequence) -> None:
-        request, tokens = sequence.request, sequence.tokens
+        tokens = sequence.tokens
         if not sequence.retractions:
             sequence.cached_tokens = sequence.computed
             self.stats.prompt_tokens_total += len(tokens)
@@ -357,18 +377,20 @@ class Scheduler:
         self.prefilling[sequence.row] = sequence
         self.waiting.remove(sequence)
         self._queued_tokens -= len(tokens)
-        self._step.joined.append(
-            RowStart(
-                sequence.row,
-                list(tokens),
-                sequence.prompt_tokens,
-                sequence.computed,
-                list(sequence.pages),
-                request.sampling,
-                request.stop_ids,
-                request.logprob_start if not sequence.output_tokens else -1,
-                request.top_logprobs,
-            )
+        self._step.joined.append(self._row_start(sequence))
+
+    def _row_start(self, sequence: Sequence) -> RowStart:
+        request = sequence.request
+        return RowStart(
+            sequence.row,
+            list(sequence.tokens),
+            sequence.prompt_tokens,
+            sequence.computed,
+            list(sequence.pages),
+            request.sampling,
+            request.stop_ids,
+            request.logprob_start if not sequence.output_tokens else -1,
+            request.top_logprobs,
         )
 
     def _allocate(self, count: int) -> list[int] | None:
@@ -392,7 +414,6 @@ class Scheduler:
                 sequence.confirmed += chunk.count
                 self._complete_chunk(sequence, chunk, token, result)
         self.stats.step += 1
-        self.stats.generated_tokens_total += len(result.tokens)
 
     def _complete_chunk(self, sequence: Sequence, chunk: ChunkPlan, token: int, result: StepResult) -> None:
         self._checkpoint_prompt(sequence)
@@ -404,27 +425,98 @@ class Scheduler:
 
     def _accept(self, sequence: Sequence, token: int, result: StepResult) -> None:
         """Append a sampled token and see whether it is the last."""
-        row, tokens = sequence.row, sequence.tokens
+        row = sequence.row
         sequence.pending -= 1
-        output = Output(sequence.request.rid, [token])
+        output = Output(sequence.request.rid, [])
         if result.logprobs and row in result.logprobs:
             output.logprobs = [result.logprobs[row]]
         if result.prompt_logprobs and row in result.prompt_logprobs:
             output.prompt_logprobs = result.prompt_logprobs[row]
-        if len(tokens) >= sequence.limit:
-            output.tokens, output.logprobs, output.finish = [], [], "length"
-            self._end(sequence, output)
-            return
-        tokens.append(token)
+        if len(sequence.tokens) >= sequence.limit:
+            output.logprobs, output.finish = [], "length"
+        else:
+            self._append(sequence, token, output)
+            if sequence.constraint is not None and output.finish != "stop":
+                self._follow(sequence, sequence.constraint, output)
+        self._emit(sequence, output)
+
+    def _append(self, sequence: Sequence, token: int, output: Output) -> None:
+        """Append a token and see whether it is the last."""
+        sequence.tokens.append(token)
+        output.tokens.append(token)
+        self.stats.generated_tokens_total += 1
         if token in sequence.stop_ids and sequence.output_tokens >= sequence.request.sampling.min_new_tokens:
             output.finish, output.matched = "stop", token
-            self._end(sequence, output)
-        elif len(tokens) >= sequence.limit:
+        elif len(sequence.tokens) >= sequence.limit:
             output.finish = "length"
+
+    def _emit(self, sequence: Sequence, output: Output) -> None:
+        if output.finish is not None:
             self._end(sequence, output)
         else:
             output.cached_tokens = sequence.cached_tokens
             self.outputs.append(output)
+
+    # -- rows whose output is constrained ------------------------------------------------------------------------
+
+    def masked(self, step: StepPlan) -> list[Sequence | None]:
+        """Whose the step's masked rows are; None for one that was given up since the launch."""
+        owners = self._launched[step.number]
+        decoding = len(step.decode)
+        last = [owner for chunk, owner in zip(step.chunks, owners[decoding:], strict=True) if chunk.is_last]
+        samples = owners[:decoding] + last
+        found = [samples[place] for place in step.masked]
+        return [sequence if sequence.epoch == epoch else None for sequence, epoch in found]
+
+    def _begin(self, sequence: Sequence, constraint: Progress) -> None:
+        """Take what every output of this constraint begins with."""
+        output = Output(sequence.rid, [])
+        self._take_forced(sequence, constraint, constraint.begin, output)
+        self._queued_tokens += sequence.output_tokens
+        if output.tokens or output.finish is not None:
+            self._emit(sequence, output)
+
+    def _follow(self, sequence: Sequence, constraint: Progress, output: Output) -> None:
+        """Tell the constraint of the newest token, and take at once what has to follow it."""
+        token, known, was_active = sequence.tokens[-1], len(sequence.tokens), constraint.is_active
+        self._take_forced(sequence, constraint, lambda: constraint.advance(token, sequence.pending), output)
+        is_late = constraint.is_active and not was_active and sequence.pending > 0
+        if output.finish is None and (len(sequence.tokens) > known or is_late):
+            self._rejoin(sequence)
+
+    def _take_forced(
+        self, sequence: Sequence, constraint: Progress, ask: Callable[[], list[int]], output: Output
+    ) -> None:
+        """Append the tokens that the constraint answers with; it may also end the output."""
+        try:
+            forced = ask()
+            is_complete = constraint.is_complete
+        except ConstraintError as error:
+            output.finish, output.message, output.status = "abort", str(error), error.status
+            return
+        for token in forced:
+            if output.finish is not None:
+                return
+            self._append(sequence, token, output)
+        if is_complete:
+            output.finish = "stop"
+
+    def _rejoin(self, sequence: Sequence) -> None:
+        """Go on from the newest computed token in a chunk; what launched steps sample for the row is dropped."""
+        sequence.epoch += 1
+        sequence.pending, sequence.computed = 0, sequence.confirmed
+        sequence.target = len(sequence.tokens)
+        sequence.rejoins = True
+        self.prefilling[sequence.row] = self.decoding.pop(sequence.row)
+
+    def _rejoin_rows(self) -> None:
+        for sequence in [s for s in self.prefilling.values() if s.rejoins]:
+            missing = len(sequence.tokens) // self.limits.page_tokens + 1 - len(sequence.pages)
+            if sequence.row >= 0 and self._grow(sequence, max(missing, 0)):
+                self._step.joined.append(self._row_start(sequence))
+            sequence.rejoins = False
+
+    # -- the cache -----------------------------------------------------------------------------------------------
 
     def _checkpoint_prompt(self, sequence: Sequence) -> None:
         """Put what a chunk computed into the tree, for others to use at once."""

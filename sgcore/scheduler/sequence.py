@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sgcore.cache.radix import Node
+from sgcore.constraints.progress import Progress
 from sgcore.engine.messages import Request
 
 
@@ -42,6 +43,9 @@ class Sequence:
     in_flight: tuple[int, bytes] | None = None
     """The prefix it is computing, for those that wait for it."""
     is_ended: bool = False
+    constraint: Progress | None = None
+    rejoins: bool = False
+    """Its row has tokens that the runner doesn't know yet."""
 
     @property
     def rid(self) -> str:

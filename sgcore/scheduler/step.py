@@ -9,7 +9,10 @@ from sgcore.engine.messages import SamplingParams, TokenLogprobs
 
 @dataclass(slots=True)
 class RowStart:
-    """A request that takes a row: all its tokens so far, of which `computed` are in the cache."""
+    """A request that takes a row, or goes on in it with tokens that were not sampled.
+
+    It has all its tokens so far, of which `computed` are in the cache.
+    """
 
     row: int
     tokens: list[int]
@@ -47,6 +50,9 @@ class StepPlan:
     decode: list[int] = field(default_factory=list)
     """Rows that compute their newest token and sample the next."""
     chunks: list[ChunkPlan] = field(default_factory=list)
+
+    masked: list[int] = field(default_factory=list)
+    """Places, among the rows that sample, of those whose tokens a mask restricts. Such a step waits for its masks."""
 
     @property
     def tokens(self) -> int:

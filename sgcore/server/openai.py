@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from sgcore.engine.frontend import Generation
 from sgcore.engine.messages import SamplingParams, TokenLogprobs
 from sgcore.engine.outputs import finite
-from sgcore.engine.sampling import sampling_from
+from sgcore.engine.sampling import ALIASES, CONSTRAINTS, sampling_from
 from sgcore.errors import RequestError
 from sgcore.server.native import refuse_unsupported
 from sgcore.server.protocol import (
@@ -30,8 +31,12 @@ from sgcore.server.wire import json_response
 
 SAME_NAMES = (
     "n temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty logit_bias seed stop "
-    "stop_token_ids ignore_eos no_stop_trim skip_special_tokens spaces_between_special_tokens"
+    "stop_token_ids ignore_eos no_stop_trim skip_special_tokens spaces_between_special_tokens "
+    "json_schema regex ebnf structural_tag choice constraint_after "
+    "guided_json guided_regex guided_grammar guided_choice"
 ).split()
+CONSTRAINT_NAMES = frozenset(CONSTRAINTS) | {name for name, native in ALIASES.items() if native in CONSTRAINTS}
+ANY_OBJECT = '{"type": "object"}'
 MAX_TOP_LOGPROBS = 20
 
 
@@ -40,6 +45,7 @@ def sampling_of(
 ) -> SamplingParams:
     """Sampling parameters of an OpenAI request. Without `max_tokens` the context is the limit."""
     values = {name: getattr(body, name) for name in SAME_NAMES}
+    values |= _format_constraint(body, values)
     values |= {"max_new_tokens": max_tokens, "min_new_tokens": body.min_tokens}
     theirs = {"max_new_tokens": max_name, "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
     try:
@@ -54,12 +60,30 @@ def sampling_of(
         raise RequestError(message, error.status, name, error.code) from error
 
 
+def _format_constraint(body: Shared, values: dict[str, Any]) -> dict[str, Any]:
+    """The sampling parameter that `response_format` stands for. Raises `RequestError` 400."""
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return {}
+    other = next((name for name in SAME_NAMES if name in CONSTRAINT_NAMES and values[name] is not None), None)
+    if other is not None:
+        raise RequestError(f"response_format and {other} exclude each other", param=other)
+    if wanted.type == "json_object":
+        return {"json_schema": ANY_OBJECT}
+    if wanted.type == "json_schema":
+        schema = None if wanted.json_schema is None else wanted.json_schema.schema
+        if schema is None:
+            raise RequestError("response_format has no json_schema.schema", param="response_format")
+        return {"json_schema": schema}
+    if wanted.type == "structural_tag":
+        return {"structural_tag": msgspec.json.encode(wanted).decode()}
+    message = f"response_format {wanted.type[:64]!r} is unknown; use text, json_object, json_schema or structural_tag"
+    raise RequestError(message, param="response_format", code="unsupported_parameter")
+
+
 def refuse_not_yet(body: Shared) -> None:
     """Raise `RequestError` 400 for what would change the answer if it were ignored."""
     refuse_unsupported(body, NotYet)
-    if body.response_format is not None and body.response_format.type != "text":
-        message = f"response_format {body.response_format.type[:64]!r} is not supported yet by this server; use 'text'"
-        raise RequestError(message, param="response_format", code="unsupported_parameter")
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options needs stream: true", param="stream_options")
 

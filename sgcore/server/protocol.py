@@ -12,15 +12,7 @@ class NotYet(msgspec.Struct, kw_only=True):
     """Fields that would change the answer, and that this server doesn't know yet: refused when set."""
 
     functions: Any = None
-    regex: Any = None
-    ebnf: Any = None
-    json_schema: Any = None
-    structural_tag: Any = None
     stop_regex: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
     structured_outputs: Any = None
     lora_path: Any = None
     session_params: Any = None
@@ -38,10 +30,22 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class ResponseFormat(msgspec.Struct, kw_only=True):
-    """`{"type": "text"}`; other types are refused for now."""
+class JsonSchema(msgspec.Struct, kw_only=True):
+    """A schema with the name that OpenAI asks for. It is followed whether `strict` says so or not."""
+
+    schema: dict[str, Any] | bool | None = None
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`text`, `json_object`, `json_schema`, or SGLang's `structural_tag`."""
 
     type: str
+    json_schema: JsonSchema | None = None
+    structures: list[Any] | None = None
+    triggers: list[str] | None = None
 
 
 class Shared(NotYet, kw_only=True):
@@ -61,6 +65,16 @@ class Shared(NotYet, kw_only=True):
     stop: str | list[str] | None = None
     user: str | None = None
     response_format: ResponseFormat | None = None
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+    choice: list[str] | None = None
+    constraint_after: str | list[int] | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None

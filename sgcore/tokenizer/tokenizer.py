@@ -46,6 +46,13 @@ class Tokenizer:
         """The text of one token, special ones included."""
         return self.decode([token], skip_special_tokens=False)
 
+    def to_json(self) -> str:
+        """The tokenizer in the format of Hugging Face's `tokenizers`. Raises RequestError if it has none."""
+        fast = getattr(self.hf, "backend_tokenizer", None)
+        if fast is None:
+            raise RequestError("constraints need a fast tokenizer, and this model's is not")
+        return str(fast.to_str())
+
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         """The conversation as a prompt, by the model's own template, rendered in transformers' sandbox.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sgcore.api import AttentionBackend, Memory, Pending, Platform, Runner, StartReport
+from sgcore.api import AttentionBackend, Masks, Memory, Pending, Platform, Runner, StartReport
 from sgcore.cache.pool import KVPool
 from sgcore.kernels import Kernels
 from sgcore.plugins.plan import Plan
@@ -20,6 +20,22 @@ from sgcore.runner.rows import Rows, sampling_rows
 from sgcore.scheduler.step import StepPlan, StepResult
 
 DEFAULT_POOL_TOKENS = 1 << 20
+
+
+class NullPending(Pending):
+    """A step that has ended already. A masked row whose token isn't allowed gets the lowest that is."""
+
+    def __init__(self, step: StepPlan, tokens: list[int]) -> None:
+        self._step, self._tokens = step, tokens
+
+    def sample(self, masks: Masks) -> None:
+        for place, words in zip(self._step.masked, masks, strict=True):
+            is_allowed = np.unpackbits(words.view(np.uint8), bitorder="little")
+            if not is_allowed[self._tokens[place]]:
+                self._tokens[place] = int(is_allowed.argmax())
+
+    def __call__(self) -> StepResult:
+        return StepResult(self._tokens)
 
 
 class NullRunner(Runner):
@@ -48,9 +64,9 @@ class NullRunner(Runner):
         if self._step_s:
             time.sleep(self._step_s)
         positions = self.rows.known[np.array(sampling_rows(step), np.int64)]
-        result = StepResult((positions % self.vocab_size).tolist())
+        pending = NullPending(step, (positions % self.vocab_size).tolist())
         self.rows.advance(step)
-        return lambda: result
+        return pending
 
 
 class NullPlatform(Platform):

@@ -78,6 +78,11 @@ class TritonKernels(Kernels):
             return sampling.penalise(logits, output_counts, is_seen, frequency, presence, repetition)
         return super().penalise(logits, output_counts, is_seen, frequency, presence, repetition)
 
+    def mask_logits(self, logits: Tensor, rows: Tensor, masks: Tensor) -> Tensor:
+        if sampling.takes(logits):
+            return sampling.mask_logits(logits, rows, masks)
+        return super().mask_logits(logits, rows, masks)
+
     def greedy(self, logits: Tensor) -> Tensor:
         return sampling.greedy(logits) if sampling.takes(logits) else super().greedy(logits)
 

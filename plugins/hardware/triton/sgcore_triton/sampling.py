@@ -1,4 +1,4 @@
-"""Greedy choice, penalties and log-probabilities over a vocabulary, in parts so that few rows fill the device."""
+"""Greedy choice, masks, penalties and log-probabilities over a vocabulary, in parts that fill the device."""
 
 from __future__ import annotations
 
@@ -75,6 +75,30 @@ def greedy(logits: Tensor) -> Tensor:
     )
     _best_of_row[(rows,)](best, out, parts, PARTS=triton.next_power_of_2(parts), num_warps=1, **early)
     return out
+
+
+@triton.jit
+def _mask(
+    logits, rows, masks, stride, masks_stride, vocab_size, BLOCK: tl.constexpr, PDL: tl.constexpr
+):  # fmt: skip
+    place = tl.program_id(0).to(tl.int64)
+    ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = ids < vocab_size
+    wait_for_inputs(PDL)
+    words = tl.load(masks + place * masks_stride + ids // 32, mask=inside, other=-1)
+    is_allowed = ((words >> (ids % 32)) & 1) != 0
+    lowest = tl.full((BLOCK,), float("-inf"), tl.float32).to(logits.dtype.element_ty)
+    tl.store(logits + tl.load(rows + place) * stride + ids, lowest, mask=inside & (is_allowed == 0))
+
+
+def mask_logits(logits: Tensor, rows: Tensor, masks: Tensor) -> Tensor:
+    """As `Kernels.mask_logits`; only what isn't allowed is written, and no logit is read."""
+    vocab_size = logits.shape[1]
+    if len(rows):
+        _mask[(len(rows), triton.cdiv(vocab_size, BLOCK))](
+            logits, rows, masks, logits.stride(0), masks.stride(0), vocab_size, BLOCK=BLOCK, **overlap(logits)
+        )
+    return logits
 
 
 @triton.jit

@@ -14,8 +14,8 @@ POINTERS = {
     "*bf16": "x residual weight out total qkv q_norm k_norm cos sin keys values norm bias",
     "*fp32": "logits counts frequency presence repetition top_p min_p sums chosen",
     "*fp64": "uniform",
-    "*i64": "slots top_k scratch best tokens",
-    "*i32": "equals",
+    "*i64": "slots top_k scratch best tokens rows",
+    "*i32": "equals masks",
     "*i1": "is_seen",
 }
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
@@ -42,6 +42,7 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
             yield narrow._narrow, NARROW | {"GATED": gated}, {"tokens": "i32"}
     yield sampling._best_of_part, {"BLOCK": 1024}, {"logits": "*bf16"}
     yield sampling._best_of_row, {"PARTS": 128}, {"out": "*i64"}
+    yield sampling._mask, {"BLOCK": 1024}, {"logits": "*bf16"}
     yield sampling._penalise, {"BLOCK": 1024}, {"out": "*fp32"}
     yield sampling._sum_of_part, {"PART": 8192, "BLOCK": 1024}, {}
     yield sampling._log_of_row, {"PARTS": 16}, {"norm": "*fp32"}

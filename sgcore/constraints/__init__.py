@@ -1,0 +1,1 @@
+"""Structured output: constraints are compiled off the loop, masks filled beside the forward pass."""

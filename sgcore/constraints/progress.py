@@ -1,0 +1,76 @@
+"""Where one output stands in its grammar."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from sgcore.api import Matcher
+from sgcore.errors import ConstraintError
+
+STEP_LIMIT_S = 0.05
+"""Processor time that one token of one output may take; usual grammars take a thousandth of it."""
+
+
+class Progress:
+    """A matcher, and whether it has begun: before the tokens `after` were generated the output is free."""
+
+    def __init__(self, matcher: Matcher, after: Sequence[int] = (), takes_forced: bool = True) -> None:
+        self.matcher = matcher
+        self.is_active = not after
+        self._after = list(after)
+        self._newest: deque[int] = deque(maxlen=len(after))
+        self._takes_forced = takes_forced
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output has to end."""
+        return self.is_active and self.matcher.is_complete
+
+    def begin(self) -> list[int]:
+        """The tokens that every output begins with. Raises as `advance` does."""
+        return self._guarded(lambda: self._take_forced(0))
+
+    def advance(self, token: int, in_flight: int) -> list[int]:
+        """Take a sampled token; what has to follow it, where that saves a step beside `in_flight` launched ones.
+
+        Raises ConstraintError if the grammar doesn't allow the token, or takes too long over it.
+        """
+        return self._guarded(lambda: self._advance(token, in_flight))
+
+    def _advance(self, token: int, in_flight: int) -> list[int]:
+        if self.is_active:
+            self.matcher.accept([token])
+        else:
+            self._newest.append(token)
+            self.is_active = list(self._newest) == self._after
+        return self._take_forced(in_flight)
+
+    def _take_forced(self, in_flight: int) -> list[int]:
+        if not self.is_active or not self._takes_forced:
+            return []
+        forced = list(self.matcher.forced())
+        if len(forced) <= in_flight:
+            return []
+        self.matcher.accept(forced)
+        return forced
+
+    @staticmethod
+    def _guarded(work: Callable[[], list[int]]) -> list[int]:
+        began = time.thread_time()
+        try:
+            forced = work()
+        except ConstraintError:
+            raise
+        except Exception as error:  # a backend's bug is its own output's trouble alone
+            raise ConstraintError(f"{type(error).__name__}: {error}", 500) from error
+        check_time(began)
+        return forced
+
+
+def check_time(began: float, limit_s: float = STEP_LIMIT_S) -> None:
+    """Raise ConstraintError if this thread has worked for too long since `began`."""
+    spent = time.thread_time() - began
+    if spent > limit_s:
+        raise ConstraintError(f"the constraint is too complex: one token took {1e3 * spent:.0f} ms of work")
