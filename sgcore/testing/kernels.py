@@ -127,6 +127,19 @@ class KernelSuite:
         logits[:, [7, 900, vocabulary - 1]] = 9.0
         assert self.kernels.greedy(logits).tolist() == [7] * rows
 
+    @pytest.mark.parametrize("vocabulary, masked", [(50, [2]), (1500, [3, 0]), (2049, [])])
+    def test_masks(self, dtype: torch.dtype, vocabulary: int, masked: list[int]) -> None:
+        logits, rows = random(4, vocabulary, dtype=dtype), torch.tensor(masked, dtype=torch.int64)
+        words = -(-vocabulary // 32)
+        masks = torch.randint(-(2**31), 2**31, (len(masked), words), dtype=torch.int64).to(torch.int32)
+        expected = REFERENCE.mask_logits(logits.clone(), rows, masks)
+        assert torch.equal(self.kernels.mask_logits(logits.clone(), rows, masks), expected)
+        for place, row in enumerate(masked):
+            allowed = [token for token in range(vocabulary) if int(masks[place, token // 32]) >> (token % 32) & 1]
+            assert expected[row].isfinite().nonzero().flatten().tolist() == allowed
+        others = [row for row in range(4) if row not in masked]
+        assert torch.equal(expected[others], logits[others])
+
     @pytest.mark.parametrize("vocabulary", [50, 1500])
     def test_penalties_and_logprobs(self, vocabulary: int) -> None:
         logits = torch.randn(3, vocabulary)

@@ -9,7 +9,7 @@ from torch import Tensor
 from sgcore.kernels import Kernels
 
 FEWEST_ROWS = 4
-"""Fewer rows are repeated to these."""
+"""Fewer rows are padded to these."""
 TYPICAL_ROWS = 512
 """The number of rows that the packed layout is chosen for; it is good for fewer as well."""
 
@@ -31,7 +31,7 @@ class CpuKernels(Kernels):
             return F.linear(x, weight, bias)
         rows = x.shape[0]
         if rows < FEWEST_ROWS:
-            x = torch.cat((x,) * -(-FEWEST_ROWS // rows))
+            x = F.pad(x, (0, 0, 0, FEWEST_ROWS - rows))
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")[:rows]  # type: ignore[no-any-return]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -42,33 +42,3 @@ class CpuKernels(Kernels):
     def silu_mul(self, x: Tensor) -> Tensor:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        out = x * cos
-        (first, second), (sin_first, sin_second) = x.chunk(2, dim=-1), sin.chunk(2, dim=-1)
-        into_first, into_second = out.chunk(2, dim=-1)
-        into_first.addcmul_(second, sin_first, value=-1)
-        into_second.addcmul_(first, sin_second)
-        return out
-
-    def rotary_write(
-        self,
-        qkv: Tensor,
-        heads: int,
-        norms: tuple[Tensor, Tensor, float] | None,
-        cos: Tensor,
-        sin: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        slots: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k stand side by side, and are rotated in one go."""
-        if norms is not None:
-            return super().rotary_write(qkv, heads, norms, cos, sin, keys, values, slots)
-        kv_heads, head_dim = keys.shape[2], keys.shape[3]
-        split = qkv.view(len(qkv), -1, head_dim)
-        rotated, v = self._rotate(split[:, : heads + kv_heads], cos, sin), split[:, heads + kv_heads :]
-        q, k = rotated[:, :heads], rotated[:, heads:]
-        self.write_kv(keys, values, k, v, slots)
-        return q, k, v
