@@ -118,6 +118,8 @@ async def chat_replies(service: Service, body: ChatRequest) -> Replies:
     ids, turn = await rendered(service, body, tools)
     parsers = Parsers(service.format, turn, tools, body.separate_reasoning is not False)
     fields: dict[str, Any] = constraint(tools, service.format, parsers.begin_in_reasoning)
+    if service.frontend.plan.grammar is None or sampling.constraint is not None:
+        fields.pop("structural_tag", None)  # strict arguments are a wish: clients' libraries ask for them unasked
     hides = sampling.skip_special_tokens and not (service.has_special_marks and parsers.are_needed)
     prompt = Prompt(
         sampling=msgspec.structs.replace(sampling, skip_special_tokens=hides, **fields),

@@ -70,6 +70,7 @@ def make_plan(**options: Any) -> Plan:
         context_tokens=4096,
         options=choices.public(),
         decisions=(Decision("dtype", "float32", "fake"),),
+        grammar=driver,
         **parsers,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -164,6 +165,8 @@ def test_choice_and_strictness_constrain_the_engine(ai: openai.OpenAI, frontend:
     assert forced["maxItems"] == 1 and len(forced["items"]["anyOf"]) == 1
     forced, tag = asked(tools=[tool("get_weather", strict=True), tool("now")])
     assert forced is None and [part["schema"] for part in tag["structures"]] == [SCHEMA, {"type": "object"}]
+    frontend.plan = dataclasses.replace(frontend.plan, grammar=None)
+    assert asked(tools=[tool("get_weather", strict=True)]) == (None, None)
 
 
 def test_forced_calls_are_read_as_the_schema_has_them(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:
