@@ -12,14 +12,12 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 
-import numpy as np
-
-from sgcore.cache.pages import PageAllocator
-from sgcore.cache.radix import Match, RadixTree
+from sgcore.cache.radix import Match
 from sgcore.constraints.progress import Progress
 from sgcore.engine.messages import Output, Request, Stats
 from sgcore.errors import ConstraintError
 from sgcore.scheduler.policy import POLICIES
+from sgcore.scheduler.prefixes import Prefixes
 from sgcore.scheduler.sequence import Sequence
 from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan, StepResult
 
@@ -60,16 +58,15 @@ class Scheduler:
 
     def __init__(self, limits: Limits, pages: int) -> None:
         self.limits = limits
-        self.pages = PageAllocator(pages)
-        self.tree = RadixTree(self.pages, limits.page_tokens)
-        self.waiting = POLICIES[limits.policy](lambda sequence: self._match(sequence).tokens)
+        self.prefixes = Prefixes(pages, limits.page_tokens, limits.uses_cache)
+        self.pages, self.tree = self.prefixes.pages, self.prefixes.tree
+        self.waiting = POLICIES[limits.policy](lambda sequence: self.prefixes.match(sequence).tokens)
         self.sequences: dict[str, Sequence] = {}
         self.decoding: dict[int, Sequence] = {}
         self.prefilling: dict[int, Sequence] = {}
         self.outputs: list[Output] = []
         self.stats = Stats(total_tokens=self.pages.total * limits.page_tokens)
         self._free_rows = list(range(limits.max_rows - 1, -1, -1))
-        self._in_flight: dict[tuple[int, bytes], Sequence] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._step = StepPlan(0)
         self._steps = 0
@@ -78,7 +75,6 @@ class Scheduler:
         self._queued_tokens = 0
         self._admissions = 0
         self._is_full = False
-        self._moved_pages: list[tuple[int, int, list[int]]] = []
         self._growth_ratio = FIRST_GROWTH_RATIO
 
     # -- requests come and go ------------------------------------------------------------------------------------
@@ -147,7 +143,7 @@ class Scheduler:
         stats.queued, stats.queued_tokens = len(self.waiting), self._queued_tokens
         stats.evictable_tokens = self.tree.evictable_pages * page
         stats.cached_tokens = self.tree.total_pages * page
-        stats.used_tokens = (self.pages.total - self.pages.free - self.tree.evictable_pages) * page
+        stats.used_tokens = (self.pages.total - self.prefixes.available) * page
         stats.violations_total = self.pages.violations
         return copy(stats)
 
@@ -172,18 +168,12 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         """Take the row back; what is computed stays in the tree, the rest of the pages are free."""
-        if self.limits.uses_cache:
-            self._checkpoint(sequence)
-        self._clear_in_flight(sequence)
-        self.pages.release(sequence.pages[sequence.tree_pages :])
-        if sequence.node is not None:
-            self.tree.unlock(sequence.node)
-        self._moved_pages = [entry for entry in self._moved_pages if entry[0] != sequence.row]
+        self.prefixes.release(sequence)
         self.decoding.pop(sequence.row, None)
         self.prefilling.pop(sequence.row, None)
         self._free_rows.append(sequence.row)
         self._left.append(sequence.row)
-        sequence.row, sequence.node, sequence.pages, sequence.tree_pages = -1, None, [], 0
+        sequence.row = -1
         sequence.computed = sequence.confirmed = sequence.pending = 0
         sequence.rejoins = False
         sequence.epoch += 1
@@ -194,8 +184,7 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """The next step; None if there is nothing to compute."""
         self._abort_late()
-        self._step = step = StepPlan(self._steps, pages=self._moved_pages)
-        self._moved_pages = []
+        self._step = step = StepPlan(self._steps, pages=self.prefixes.take_moved())
         self._grow_rows()
         self._rejoin_rows()
         step.decode = [row for row, sequence in self.decoding.items() if sequence.can_decode]
@@ -205,7 +194,7 @@ class Scheduler:
         if budget > 0 and self._free_rows and not self._is_full and self.waiting:
             self._admit(budget)
         if not step.decode and not step.chunks:
-            self._moved_pages = step.pages
+            self.prefixes.put_back(step.pages)
             return None
         step.left, self._left = self._left, []
         self._launch(step)
@@ -267,7 +256,7 @@ class Scheduler:
     def _grow(self, sequence: Sequence, count: int) -> bool:
         """More pages for a row; retract the newest rows where there are none. False if it was retracted itself."""
         while sequence.row >= 0:
-            new = self._allocate(count)
+            new = self.prefixes.allocate(count)
             if new is not None:
                 sequence.pages += new
                 return True
@@ -302,34 +291,18 @@ class Scheduler:
     def _admit(self, budget: int) -> None:
         growth = self._expected_growth()
         for sequence in self.waiting.candidates():
-            match = self._match(sequence)
-            prefix = self._next_prefix(sequence, match)
-            if prefix in self._in_flight:
+            match = self.prefixes.match(sequence)
+            prefix = self.prefixes.next_of(sequence, match)
+            if self.prefixes.is_in_flight(prefix):
                 continue
             if not self._start(sequence, match, growth):
                 self._is_full = bool(self.decoding or self.prefilling)
                 return
-            if prefix is not None:
-                self._in_flight[prefix] = sequence
-                sequence.in_flight = prefix
+            self.prefixes.claim(prefix, sequence)
             growth += self._growth_of(sequence)
             budget -= self._add_chunk(sequence, budget)
             if budget <= 0 or not self._free_rows:
                 return
-
-    def _match(self, sequence: Sequence) -> Match:
-        request = sequence.request
-        most = len(sequence.tokens) - 1
-        if request.logprob_start >= 0:
-            most = min(most, max(request.logprob_start - 1, 0))
-        return self.tree.match(sequence.tokens, request.namespace, most if self.limits.uses_cache else 0)
-
-    def _next_prefix(self, sequence: Sequence, match: Match) -> tuple[int, bytes] | None:
-        """What a request would compute first. Who wants the same waits a few steps and finds it in the tree."""
-        ahead = sequence.tokens[match.tokens : match.tokens + self.limits.page_tokens]
-        if len(ahead) < self.limits.page_tokens or not self.limits.uses_cache:
-            return None
-        return id(match.node), np.asarray(ahead, np.int32).tobytes() + sequence.request.namespace.encode()
 
     def _expected_growth(self) -> float:
         """Tokens that the running rows are expected to add."""
@@ -347,8 +320,8 @@ class Scheduler:
         needed = total // page + 1 - len(match.pages)
         self.tree.lock(match.node)
         headroom = int(growth) // page
-        available = self.pages.free + self.tree.evictable_pages
-        pages = self._allocate(needed) if needed + headroom <= available else None
+        fits = needed + headroom <= self.prefixes.available
+        pages = self.prefixes.allocate(needed) if fits else None
         if pages is None:
             self.tree.unlock(match.node)
             return False
@@ -393,12 +366,6 @@ class Scheduler:
             request.top_logprobs,
         )
 
-    def _allocate(self, count: int) -> list[int] | None:
-        """Pages from the free list, evicting cached prefixes for them; None if there are too few."""
-        if count > self.pages.free:
-            self.tree.evict(count - self.pages.free)
-        return self.pages.allocate(count)
-
     # -- taking a step's result ----------------------------------------------------------------------------------
 
     def complete(self, step: StepPlan, result: StepResult) -> None:
@@ -416,9 +383,9 @@ class Scheduler:
         self.stats.step += 1
 
     def _complete_chunk(self, sequence: Sequence, chunk: ChunkPlan, token: int, result: StepResult) -> None:
-        self._checkpoint_prompt(sequence)
+        self.prefixes.share(sequence)
         if chunk.is_last:
-            self._clear_in_flight(sequence)
+            self.prefixes.unclaim(sequence)
             self._accept(sequence, token, result)
         elif chunk.row in result.prompt_logprobs:
             self.outputs.append(Output(sequence.rid, [], prompt_logprobs=result.prompt_logprobs[chunk.row]))
@@ -515,36 +482,3 @@ class Scheduler:
             if sequence.row >= 0 and self._grow(sequence, max(missing, 0)):
                 self._step.joined.append(self._row_start(sequence))
             sequence.rejoins = False
-
-    # -- the cache -----------------------------------------------------------------------------------------------
-
-    def _checkpoint_prompt(self, sequence: Sequence) -> None:
-        """Put what a chunk computed into the tree, for others to use at once."""
-        if self.limits.uses_cache:
-            self._checkpoint(sequence)
-            self._clear_in_flight(sequence)
-            if sequence.confirmed < sequence.target and sequence.node is not None:
-                done = sequence.tree_pages * self.limits.page_tokens
-                prefix = self._next_prefix(sequence, Match(sequence.node, [], done, None, 0))
-                if prefix is not None and prefix not in self._in_flight:
-                    self._in_flight[prefix], sequence.in_flight = sequence, prefix
-
-    def _checkpoint(self, sequence: Sequence) -> None:
-        """Insert the computed whole pages and hold the new end of the path instead of the old one."""
-        whole = sequence.confirmed // self.limits.page_tokens
-        if whole <= sequence.tree_pages or sequence.node is None:
-            return
-        tokens = sequence.tokens[: whole * self.limits.page_tokens]
-        node, _ = self.tree.insert(tokens, sequence.pages[:whole], sequence.request.namespace)
-        self.tree.lock(node)
-        self.tree.unlock(sequence.node)
-        path = self.tree.path_pages(node)
-        if path != sequence.pages[:whole] and not sequence.is_ended:
-            self._moved_pages.append((sequence.row, 0, path))
-        sequence.node, sequence.tree_pages = node, whole
-        sequence.pages[:whole] = path
-
-    def _clear_in_flight(self, sequence: Sequence) -> None:
-        if sequence.in_flight is not None:
-            self._in_flight.pop(sequence.in_flight, None)
-            sequence.in_flight = None
