@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sgcore.api import Pending, Runner, StartReport
-from sgcore.engine.messages import Abort, Command, Failed, FromCore, Outputs, Ready, Reply, Request, Stats, ToCore
+from sgcore.engine.messages import (
+    Abort,
+    Command,
+    Failed,
+    FromCore,
+    Outputs,
+    Pin,
+    Ready,
+    Reply,
+    Request,
+    Stats,
+    ToCore,
+    Unpin,
+)
 from sgcore.plugins.plan import Plan
 from sgcore.scheduler.scheduler import Limits, Scheduler
 from sgcore.scheduler.step import StepPlan
@@ -73,6 +86,10 @@ class EngineCore:
         elif isinstance(message, Abort):
             for rid in list(self.scheduler.sequences) if message.everything else message.rids:
                 self.scheduler.abort(rid)
+        elif isinstance(message, Pin):
+            self.scheduler.pins.add(message.group, message.tokens, message.namespace)
+        elif isinstance(message, Unpin):
+            self.scheduler.pins.remove(message.group)
         else:
             self._command(message)
 

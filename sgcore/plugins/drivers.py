@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
         Kind("attention", "sgcore.attention", "`--attention-backend`", "AttentionBackend"),
         Kind("quantization", "sgcore.quantization", "`quant_method` or `--quantization`", "QuantScheme"),
         Kind("weights", "sgcore.weights", "`--load-format`", "WeightSource"),
+        Kind("primitive", "sgcore.primitives", "the word, as in `s += word(...)`", "Primitive"),
     )
 }
 
