@@ -63,6 +63,7 @@ class Executor:
         self._expected: Counter[str | None] = Counter()
         self._submitted = self._wanted = self._done = 0
         self._task: asyncio.Task[None] | None = None
+        self._reason: BaseException = Cancelled("the language's loop has ended")
         self._waiters: set[asyncio.Future[None]] = set()
 
     # -- from the program, on any thread -------------------------------------------------------------------------
@@ -82,16 +83,14 @@ class Executor:
         wanted = self._submitted
         loop.call(lambda: self._start(wanted))
 
-    def cancel(self) -> None:
-        """End what runs, and drop what waits."""
-        loop.call(self._cancel)
+    def cancel(self, reason: BaseException | None = None) -> None:
+        """End what runs, and drop what waits; who reads it is told `reason`."""
+        loop.call(lambda: self._cancel(reason or Cancelled("the program was ended")))
 
     def finish(self) -> None:
         """The body has ended: do what is left, then let go of what was pinned for forks that were never joined."""
-        self.is_open = False
-        self.start()
-        if self.children:
-            loop.call(lambda: loop.keep(self._release_at_end()))
+        wanted = self._submitted
+        loop.call(lambda: self._finish(wanted))
 
     def names(self) -> set[str | None]:
         """Variables that it has or will have, as far as its statements tell."""
@@ -179,6 +178,13 @@ class Executor:
         with suppress(Exception):
             await self.backend.release(group)
 
+    def _finish(self, wanted: int) -> None:
+        self.is_open = False
+        self._start(wanted)
+        self.notify()
+        if self.children:
+            loop.keep(self._release_at_end())
+
     def _start(self, wanted: int) -> None:
         self._wanted = max(self._wanted, wanted)
         self._work()
@@ -197,7 +203,7 @@ class Executor:
                 self._done += batch
                 self.notify()
         except asyncio.CancelledError:
-            self.fail(Cancelled("the program was ended"))
+            self.fail(self._reason)
         except Exception as error:
             self.fail(error)
         finally:
@@ -215,13 +221,14 @@ class Executor:
             raise ProgramError(error, operation.where) from error
         self.settle(operation)
 
-    def _cancel(self) -> None:
+    def _cancel(self, reason: BaseException) -> None:
         for child in self.children:
-            child._cancel()
+            child._cancel(reason)
+        self._reason = reason
         if self._task is not None:
             self._task.cancel()
-        elif self._done < self._submitted:
-            self.fail(Cancelled("the program was ended"))
+        elif self._done < self._submitted or self.is_open:
+            self.fail(reason)
         self._release_all()
 
     def _release_all(self) -> None:

@@ -80,8 +80,7 @@ class ForkGroup:
         owner, children = self._parent.executor, [state.executor for state in self.states]
         names = {name for child in children for name in child.names()} if mode == GATHER else set()
         for child in children:
-            child.is_open = False
-            child.start()
+            child.finish()
 
         async def join(state: Executor) -> None:
             await state.interpreter.flush()

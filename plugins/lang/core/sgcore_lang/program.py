@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from contextlib import suppress
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,8 +120,8 @@ class SglFunction:
             return
         try:
             state.ret_value = self.func(state, *args, **arguments)
-        except BaseException:
-            state.cancel()
+        except BaseException as error:
+            state.executor.cancel(error)
             raise
         finally:
             state.executor.finish()
@@ -132,8 +133,8 @@ class SglFunction:
             return
         try:
             state.ret_value = await self.func(state, *args, **arguments)
-        except BaseException:
-            state.cancel()
+        except BaseException as error:
+            state.executor.cancel(error)
             raise
         finally:
             state.executor.finish()
@@ -153,11 +154,8 @@ class SglFunction:
 
     def _run_quietly(self, state: ProgramState, args: Sequence[Any], arguments: Mapping[str, Any]) -> None:
         """The body of a stream: what it raises is raised where the state is read."""
-        try:
+        with suppress(Exception):
             self.run_body(state, args, arguments)
-        except Exception as error:
-            raised = error
-            loop.call(lambda: state.executor.fail(raised))
 
 
 def function(
