@@ -203,7 +203,8 @@ class _Said(Primitive):
         self.requests = requests
 
     def run(self, state: State) -> Steps:
-        yield from self.requests
+        for request in self.requests:
+            yield request
 
 
 class _Nothing:

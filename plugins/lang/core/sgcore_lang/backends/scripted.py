@@ -19,7 +19,7 @@ class Scripted(Backend):
     """`answers`: a list, taken in order; a mapping from how the text ends to the answer; or a function of both.
 
     A token is a byte of UTF-8, so that token-level state can be tested too. Raises BackendError where the script has no
-    answer, or one that is no choice. `delay_s` is how long each request takes.
+    answer, or one that is no choice. `delay_s` is how long each request takes, and each character of a stream.
     """
 
     takes_programs = True
@@ -69,7 +69,7 @@ class Scripted(Backend):
             except BackendError as failure:
                 error = failure
                 break
-            await _show(progress, place, result.text)
+            await self._show(progress, place, result.text)
             results.append(result)
             text += result.text
         if call.group is not None:
@@ -85,6 +85,13 @@ class Scripted(Backend):
             raise BackendError(f"the script chose {texts[0]!r}, which is none of {', '.join(piece.choices)}")
         return Generated(texts[0], texts, {"finish_reason": {"type": "stop", "matched": None}})
 
+    async def _show(self, progress: Progress | None, place: int, text: str) -> None:
+        """A stream brings one character after the other."""
+        if progress is not None:
+            for end in range(1, len(text) + 1):
+                progress(place, text[:end])
+                await asyncio.sleep(self._delay_s)
+
     async def render(self, messages: Sequence[Mapping[str, str]], continues: bool) -> Sequence[int]:
         text = "".join(f"[{message['role']}] {message['content']}\n" for message in messages)
         return list((text.removesuffix("\n") if continues else text + "[assistant] ").encode())
@@ -97,13 +104,6 @@ class Scripted(Backend):
 
     async def server_info(self) -> Mapping[str, int]:
         return {"requests": self.requests}
-
-
-async def _show(progress: Progress | None, place: int, text: str) -> None:
-    if progress is not None:
-        for end in range(1, len(text) + 1):
-            progress(place, text[:end])
-            await asyncio.sleep(0)
 
 
 def _in_order(answers: Sequence[str]) -> Answer:
