@@ -8,7 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from sgcore_lang import loop
@@ -139,8 +139,14 @@ def _pin_prefix(program: SglFunction, backend: Any, size: int, stack: ExitStack)
 
     if backend.takes_programs and len(prefix(program).text) > WARM_UP_CHARS:
         group = uuid.uuid4().hex
-        stack.callback(lambda: loop.submit(backend.release(group)))
+        stack.callback(lambda: loop.wait(_release(backend, group)))
         loop.wait(warm_up(program, backend, (group, size)))
+
+
+async def _release(backend: Any, group: str) -> None:
+    """Let go of the prefix; a server that can't be reached will by its own time limit."""
+    with suppress(Exception):
+        await backend.release(group)
 
 
 def _bar(total: int) -> Any:
