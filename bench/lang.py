@@ -1,7 +1,7 @@
-"""What programs of the language cost: requests, prefilled and cached tokens, and time, with each of its savings off in turn.
+"""What programs of the language cost: requests, tokens and time, with each of its savings off in turn.
 
-Tree of thought, few-shot choices, conversations and JSON templates, by the same programs. Random weights of a GPU shape
-have no tokenizer of their own: `--tokenizer` borrows that of the sample model.
+Tree of thought, few-shot choices, conversations and JSON templates. The counts don't depend on the weights:
+`--shape tiny` gives them within a minute.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import arguments, report
-from offline import model_dir
+from harness import OUT, arguments, report
+from offline import SHAPES, model_dir
 
 import sgcore_lang as sgl
 from sgcore import Engine
+from sgcore.config import Choices
+from sgcore.plugins.resolve import resolve
 from sgcore.testing.sample import sample_model_path
 from sgcore_lang.backends.engine import InProcess
 
+SHAPES["tiny"] = SHAPES["qwen06b"] | {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 32, "torch_dtype": "float32",
+}  # fmt: skip
 PARAGRAPH = "Every part of a plan has a reason, and every reason can be told in a few plain words to whoever asks. "
 SHOT = "Review: The {} was {}, and everybody in the hall said so on the way home.\nIt is: {}\n\n"
 MODES = {
@@ -165,25 +171,31 @@ def compare(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 @contextmanager
 def opened(asked: Namespace, **options: Any) -> Iterator[Engine]:
     """The engine that was asked for."""
-    if asked.shape is None:
-        path = Path(asked.model or str(sample_model_path()))
+    model = asked.model or str(sample_model_path())
+    if asked.shape is not None:
+        options |= {"load_format": "dummy", "tokenizer_path": str(sample_tokenizer(model)), "context_length": 12288}
+        model = model_dir(asked.shape)
+    if asked.max_total_tokens:
         options |= {"max_total_tokens": asked.max_total_tokens}
-    else:
-        path = Path(model_dir(asked.shape))
-        options |= {"load_format": "dummy", "dtype": "bfloat16", "context_length": 12288}
-        options |= {"tokenizer_path": asked.tokenizer}
-    with Engine(model_path=str(path), **options) as engine:
+    with Engine(model_path=model, **options) as engine:
         engine.generate("warm", {"max_new_tokens": 2})
         yield engine
+
+
+def sample_tokenizer(model: str) -> Path:
+    """A folder with a model's tokenizer, for weights that have none."""
+    plan = resolve(Choices.of(model_path=model))
+    folder = OUT / "tokenizer"
+    plan.source.load()(plan.path).tokenizer().save_pretrained(folder)
+    return folder
 
 
 def parse() -> Namespace:
     parser = arguments(__doc__)
     parser.add_argument("--model", help="a checkpoint; the sample model by default")
-    parser.add_argument("--shape", help="random weights of a shape of offline.py instead")
-    parser.add_argument("--tokenizer", help="folder of the tokenizer for --shape")
-    parser.add_argument("--max-total-tokens", type=int, default=32768)
-    parser.add_argument("--size", choices=("small", "large"), help="small on a CPU, large for a shape, if left out")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, with the model's tokenizer")
+    parser.add_argument("--max-total-tokens", type=int, help="of the cache; what fits, if left out")
+    parser.add_argument("--size", choices=("small", "large"), default="small", help="large is for a GPU")
     parser.add_argument("--only", default="", help="workloads by their beginnings: tree,few")
     parser.add_argument("--modes", default="", help="modes by their beginnings: all,no prefix")
     return parser.parse_args()
@@ -197,7 +209,7 @@ def chosen(names: Any, beginnings: str) -> list[str]:
 
 def main() -> int:
     asked = parse()
-    size = LARGE if (asked.size or ("large" if asked.shape else "small")) == "large" else SMALL
+    size = LARGE if asked.size == "large" else SMALL
     rows: list[dict[str, Any]] = []
     modes = chosen(MODES, asked.modes)
     for disabled in (False, True):

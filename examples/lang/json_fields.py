@@ -1,4 +1,4 @@
-"""Facts as JSON: the braces and keys are the program's, the values the model's; or a schema says what the whole must be."""
+"""Facts as JSON: the keys are the program's and the values the model's, or a schema says what the whole must be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import sgcore_lang as sgl
 
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "legs": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "legs": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
     "required": ["name", "legs"],
     "additionalProperties": False,
 }

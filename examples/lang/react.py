@@ -7,7 +7,7 @@ from example import main
 import sgcore_lang as sgl
 
 PAGES = {
-    "Colorado orogeny": "The Colorado orogeny was a time of mountain building. Its eastern part reaches the High Plains.",
+    "Colorado orogeny": "The Colorado orogeny was a time of mountain building. It reaches the High Plains.",
     "High Plains": "The High Plains rise from 1,800 to 7,000 feet.",
 }
 MOST_ACTIONS = 4

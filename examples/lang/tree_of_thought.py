@@ -1,4 +1,4 @@
-"""Several plans, each carried out in several ways, every result judged: a tree whose nodes share all that is above them."""
+"""Several plans, each carried out in several ways, every result judged: a tree of shared beginnings."""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ def test_what_came_before_a_failure_is_told(client: TestClient, frontend: FakeFr
         ({"pieces": [gen(1)], "text": "a", "lora_path": "x"}, "lora_path is not supported"),
     ],
 )
-def test_bad_programs_are_refused(client: TestClient, frontend: FakeFrontend, body: dict[str, Any], message: str) -> None:
+def test_bad_programs_are_refused(
+    client: TestClient, frontend: FakeFrontend, body: dict[str, Any], message: str
+) -> None:
     response = client.post("/generate", json=body)
     assert response.status_code == 400, response.text
     assert message in response.json()["error"]["message"]

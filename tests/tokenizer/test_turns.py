@@ -15,7 +15,8 @@ from sgcore.tokenizer.turns import chat_turns
 
 DEFAULT_SYSTEM = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|b|>system\nBe kind<|e|>\n{% endif %}"
-    "<|b|>{{ m['role'] }}\n{{ m['content'] }}<|e|>\n{% endfor %}{% if add_generation_prompt %}<|b|>assistant\n{% endif %}"
+    "<|b|>{{ m['role'] }}\n{{ m['content'] }}<|e|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|b|>assistant\n{% endif %}"
 )
 HEADERS = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]\n\n{{ m['content'] | trim }}<eot>{% endfor %}"
@@ -24,13 +25,14 @@ HEADERS = (
 ALTERNATING = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns must alternate') }}{% endif %}"
-    "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %}{{ m['content'] }}</s>{% endif %}{% endfor %}"
+    "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %}{{ m['content'] }}</s>{% endif %}"
+    "{% endfor %}"
 )
 SYSTEM_WITHIN_USER = (
     "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set sys = messages[0]['content'] + '\n' %}"
     "{% else %}{% set rest = messages %}{% set sys = '' %}{% endif %}{% for m in rest %}"
-    "{% if m['role'] == 'user' %}[I]{{ sys if loop.first else '' }}{{ m['content'] }}[/I]{% else %}{{ m['content'] }}</s>"
-    "{% endif %}{% endfor %}"
+    "{% if m['role'] == 'user' %}[I]{{ sys if loop.first else '' }}{{ m['content'] }}[/I]{% else %}"
+    "{{ m['content'] }}</s>{% endif %}{% endfor %}"
 )
 THOUGHTS_CUT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if loop.last %}!{% endif %}{% endfor %}"

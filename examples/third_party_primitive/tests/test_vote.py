@@ -2,7 +2,7 @@
 
 import pytest
 
-from sgcore.lang import Append, Assign, Generated, Generate
+from sgcore.lang import Append, Assign, Generate, Generated
 from sgcore.testing.primitives import Drive, PrimitiveConformance, usual_answer
 
 sgcore_vote = pytest.importorskip("sgcore_vote")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -63,7 +62,7 @@ class Reply:
     """`prompt_tokens`, `cached_tokens` and `completion_tokens` of the whole call, as far as they are known."""
 
 
-class Backend(ABC):
+class Backend:
     """Computes calls. Every method runs on the language's event loop; cancelling one ends its request."""
 
     takes_programs = False

@@ -98,7 +98,7 @@ def _end(started: deque[tuple[ProgramState, Future[None]]]) -> None:
 
 
 class _Starter:
-    """Starts runs, `width` at a time: async bodies on the loop, others in threads. A run ends when its state is done."""
+    """Starts runs, `width` at a time: async bodies on the loop, others in threads. A run ends with its state."""
 
     def __init__(self, program: SglFunction, width: int) -> None:
         self._program = program

@@ -48,7 +48,7 @@ class Executor:
         self.variables: dict[str | None, Any] = {}
         self.meta: dict[str | None, Any] = {}
         self.record = Record()
-        self.usage = Usage() if parent is None else parent.usage
+        self.usage: Usage = Usage() if parent is None else parent.usage
         self.streams, self.hints = streams, hints
         self.error: ProgramError | None = None
         self.groups: set[str] = set()

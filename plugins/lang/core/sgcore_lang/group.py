@@ -17,7 +17,7 @@ GATHER, APPEND = "gather_variable", "concate_and_append"
 
 
 class ForkGroup:
-    """`size` states. They begin when the parent has come to the fork; the prefix is computed once and kept until join."""
+    """`size` states, which begin when the parent has come to the fork; the prefix is kept until join."""
 
     def __init__(self, parent: Writer, size: int) -> None:
         if size < 1:
@@ -25,9 +25,7 @@ class ForkGroup:
         self._parent = parent
         self._id = uuid.uuid4().hex
         owner = parent.executor
-        children = [
-            Executor(owner.backend, owner.defaults, owner.streams, owner, owner.hints) for _ in range(size)
-        ]
+        children = [Executor(owner.backend, owner.defaults, owner.streams, owner, owner.hints) for _ in range(size)]
         self.states = [type(parent)(child) for child in children]
         owner.children += children
         self._is_joined = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from contextlib import suppress
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sgcore_lang import loop
@@ -65,9 +65,7 @@ class SglFunction:
             self.run_body(state, args, arguments)
         return state
 
-    async def run_async(
-        self, *args: Any, backend: Any = None, hints: bool = True, **kwargs: Any
-    ) -> AsyncProgramState:
+    async def run_async(self, *args: Any, backend: Any = None, hints: bool = True, **kwargs: Any) -> AsyncProgramState:
         """`run` for coroutines of any event loop. An async body runs on the language's own loop, another in a thread."""
         executor, arguments = self.prepare(kwargs, backend, False, hints)
         state = AsyncProgramState(executor)
@@ -77,8 +75,8 @@ class SglFunction:
     def run_batch(self, batch_kwargs: Sequence[Any], **options: Any) -> Any:
         """Run once for each entry (keyword arguments, or a tuple of arguments); the states in the same order.
 
-        Options: the sampling arguments of `run`, `backend`, `num_threads` ("auto" or how many at a time), `progress_bar`,
-        `generator_style` (an iterator of states instead of a list), `hints`.
+        Options: `run`'s sampling arguments, `backend`, `num_threads` ("auto" or how many at a time),
+        `progress_bar`, `generator_style` (an iterator of states instead of a list), `hints`.
         """
         from sgcore_lang.batch import run_batch
 

@@ -22,7 +22,7 @@ SUFFIX = "_reasoning_content"
 
 
 class SeparateReasoning(Primitive):
-    """`separate_reasoning(expr, model_type)`: each variable of `expr` gets the answer, NAME_reasoning_content the thoughts.
+    """`separate_reasoning(expr, model_type)`: a variable of `expr` gets the answer, NAME_reasoning_content what led to it.
 
     The text goes on behind the answer alone. Raises ValueError for an unknown kind of model.
     """
@@ -42,7 +42,8 @@ class SeparateReasoning(Primitive):
             except StopIteration:
                 return
             if isinstance(request, Capture):
-                result = yield from self._separate(request)
+                yield from self._separate(request)
+                result = None
             else:
                 result = yield request
 

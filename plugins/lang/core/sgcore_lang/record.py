@@ -55,9 +55,7 @@ class Record:
 
     def copy(self) -> Record:
         """The same so far; what is added to one is not in the other. All items must be known."""
-        return Record(
-            list(self.items), self.sent, self.ids, self.role, self.is_rendered_whole, list(self.checkpoints)
-        )
+        return Record(list(self.items), self.sent, self.ids, self.role, self.is_rendered_whole, list(self.checkpoints))
 
     @property
     def pending(self) -> list[Item]:

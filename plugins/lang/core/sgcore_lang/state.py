@@ -93,9 +93,7 @@ class Writer:
         """Requests made so far, and tokens as the backend counts them; forks included."""
         return {"requests": self.executor.usage.requests, **self.executor.usage.tokens}
 
-    def text_async_iter(
-        self, var_name: str | None = None, return_meta_data: bool = False
-    ) -> AsyncIterator[Any]:
+    def text_async_iter(self, var_name: str | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
         """New text of a variable, or of all, as it comes; with `return_meta_data` pairs of text and information."""
         return Stream(self.executor, var_name).texts_async(return_meta_data)
 

@@ -21,7 +21,7 @@ class Unknown(Exception):
 
 
 class Placeholder(Primitive):
-    """Stands for an argument or a variable. Can be added to text; anything else that needs its value raises TypeError."""
+    """Stands for an argument or a variable. Can be added to text; what needs its value raises TypeError."""
 
     def __init__(self, kind: str, name: str | None) -> None:
         self.kind, self.name = kind, name
@@ -196,6 +196,12 @@ class _StopsAtForks(TracerProgramState):
         raise Unknown("a fork")
 
 
+def iter_as_steps(requests: Sequence[Any]) -> Steps:
+    """Requests whose results nobody wants."""
+    for request in requests:  # noqa: UP028, a list has no `send`
+        yield request
+
+
 class _Said(Primitive):
     """Requests as they were."""
 
@@ -203,8 +209,7 @@ class _Said(Primitive):
         self.requests = requests
 
     def run(self, state: State) -> Steps:
-        for request in self.requests:
-            yield request
+        yield from iter_as_steps(self.requests)
 
 
 class _Nothing:

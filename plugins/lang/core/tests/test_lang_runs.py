@@ -20,8 +20,8 @@ SAMPLING = (
 ).split()
 GEN = (
     "name max_tokens min_tokens n stop stop_token_ids stop_regex temperature top_p top_k min_p frequency_penalty "
-    "presence_penalty ignore_eos return_logprob logprob_start_len top_logprobs_num return_text_in_logprobs dtype choices "
-    "choices_method regex json_schema"
+    "presence_penalty ignore_eos return_logprob logprob_start_len top_logprobs_num return_text_in_logprobs dtype "
+    "choices choices_method regex json_schema"
 ).split()
 
 
@@ -116,7 +116,9 @@ def test_a_batch_of_tuples(backend):
 
 def test_a_batch_as_a_generator_starts_no_more_than_is_wanted():
     backend = sgl.Scripted(echo)
-    states = one.run_batch(({"question": f"{n}"} for n in range(1000)), backend=backend, num_threads=2, generator_style=True)
+    states = one.run_batch(
+        ({"question": f"{n}"} for n in range(1000)), backend=backend, num_threads=2, generator_style=True
+    )
     assert next(states)["x"] == "<0>"
     states.close()
     assert backend.requests < 50

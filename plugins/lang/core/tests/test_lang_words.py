@@ -163,14 +163,16 @@ def test_an_unknown_kind_of_model_is_named():
 
 def test_an_unknown_word_says_what_is_installed():
     with pytest.raises(AttributeError, match=r"'nothing'.*installed: .*gen.*select"):
-        sgl.nothing  # noqa: B018
+        sgl.nothing
 
 
 def test_import_is_free_of_torch():
     import subprocess
     import sys
 
-    code = "import sys, sgcore_lang as s; s.gen; s.select; s.image; s.RuntimeEndpoint; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, sgcore_lang as s; s.gen; s.select; s.image; s.RuntimeEndpoint; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -25,7 +25,9 @@ class Select(Primitive):
         if not choices or not all(isinstance(choice, str) and choice for choice in choices):
             raise ValueError("select needs choices: a list of texts that aren't empty")
         if temperature > GREEDY:
-            raise ValueError(f"select takes the most likely choice; temperature {temperature} has no meaning, leave it 0")
+            raise ValueError(
+                f"select takes the most likely choice; temperature {temperature} has no meaning, leave it 0"
+            )
         if choices_method not in METHODS:
             raise ValueError(f"unknown choices_method {choices_method!r}; known: {', '.join(METHODS)}")
         self.name = name

@@ -24,7 +24,7 @@ SIGNATURES = (
 
 
 def url_of(source: Source, kind: str) -> str:
-    """The URL of an image or a video (`kind`). Raises ValueError for what is neither, OSError for an unreadable file."""
+    """The URL of an image or a video (`kind`). Raises ValueError for anything else, OSError for an unreadable file."""
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         return source
     data = source if isinstance(source, bytes) else _read(source)

@@ -9,9 +9,8 @@ from typing import Any
 
 from sgcore.choices import METHODS, UNCONDITIONAL
 from sgcore.lang import Generate, Generated, Score
-from sgcore_lang.backend import Call, Progress, Reply, asks_model, refuse_media
+from sgcore_lang.backend import PLAIN_TURNS, Call, Progress, Reply, Turns, asks_model, refuse_media
 from sgcore_lang.backends.server import RuntimeEndpoint
-from sgcore_lang.backend import PLAIN_TURNS, Turns
 from sgcore_lang.errors import BackendError, NotSupported
 
 SAME_NAMES = ("n", "stop", "temperature", "top_p", "frequency_penalty", "presence_penalty")
@@ -66,7 +65,9 @@ class OpenAI(RuntimeEndpoint):
 
     def _chat(self, call: Call) -> tuple[str, dict[str, Any]]:
         if call.role != "assistant":
-            raise NotSupported("gen outside of an assistant's turn: a chat server only answers; use s.assistant(gen(...))")
+            raise NotSupported(
+                "gen outside of an assistant's turn: a chat server only answers; use s.assistant(gen(...))"
+            )
         if call.messages[-1]["content"]:
             raise NotSupported("gen behind other text of the assistant's turn: a chat server begins its turn itself")
         return "/chat/completions", {"messages": list(call.messages[:-1])}
@@ -82,7 +83,9 @@ class OpenAI(RuntimeEndpoint):
 
     async def _choose(self, call: Call, score: Score) -> Generated:
         if self.is_chat_model:
-            raise NotSupported("select: a chat server gives no log-probabilities of given texts; use a completions model")
+            raise NotSupported(
+                "select: a chat server gives no log-probabilities of given texts; use a completions model"
+            )
         prompt = _text(call)
         conditional = await self._logprobs([prompt + choice for choice in score.choices], len(prompt))
         unconditional: list[list[float]] = []

@@ -31,7 +31,9 @@ class Scripted(Backend):
         turns: Turns = PLAIN_TURNS,
         takes_programs: bool = True,
     ) -> None:
-        self._answer = answers if callable(answers) else _by_end(answers) if isinstance(answers, Mapping) else _in_order(answers)
+        self._answer = (
+            answers if callable(answers) else _by_end(answers) if isinstance(answers, Mapping) else _in_order(answers)
+        )
         self._delay_s = delay_s
         self._turns = turns
         self.takes_programs = takes_programs

@@ -21,7 +21,7 @@ MOST_AT_ONCE = 512
 
 
 class RuntimeEndpoint(Backend):
-    """The server at `base_url`. Its own chat template counts, so `chat_template_name`, which SGLang has, must be None."""
+    """The server at `base_url`. Its own chat template counts: `chat_template_name`, SGLang's, must be None."""
 
     takes_programs = True
 
@@ -73,7 +73,8 @@ class RuntimeEndpoint(Backend):
             await response.aread()
 
     async def server_info(self) -> Mapping[str, Any]:
-        return await self._get("/server_info")
+        info: dict[str, Any] = await self._get("/server_info")
+        return info
 
     async def close(self) -> None:
         client, self._client = self._client, None
