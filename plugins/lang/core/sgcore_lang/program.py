@@ -66,7 +66,7 @@ class SglFunction:
         return state
 
     async def run_async(self, *args: Any, backend: Any = None, hints: bool = True, **kwargs: Any) -> AsyncProgramState:
-        """`run` for coroutines of any event loop. An async body runs on the language's own loop, another in a thread."""
+        """`run` for coroutines of any loop. An async body runs on the language's own, another in a thread."""
         executor, arguments = self.prepare(kwargs, backend, False, hints)
         state = AsyncProgramState(executor)
         await loop.join(self.body(state, args, arguments))

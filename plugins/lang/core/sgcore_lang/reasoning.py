@@ -22,7 +22,7 @@ SUFFIX = "_reasoning_content"
 
 
 class SeparateReasoning(Primitive):
-    """`separate_reasoning(expr, model_type)`: a variable of `expr` gets the answer, NAME_reasoning_content what led to it.
+    """`separate_reasoning(expr, model_type)`: NAME gets the answer, NAME_reasoning_content what led to it.
 
     The text goes on behind the answer alone. Raises ValueError for an unknown kind of model.
     """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx2
 
+from sgcore_lang import loop
 from sgcore_lang.backend import PLAIN_TURNS, Backend, Call, Message, Progress, Reply, Turns
 from sgcore_lang.backends.wire import body_of, reply_of, turns_of
 from sgcore_lang.errors import BackendError
@@ -118,7 +120,14 @@ class RuntimeEndpoint(Backend):
                 timeout=httpx2.Timeout(None, connect=CONNECT_S),
                 limits=httpx2.Limits(max_connections=MOST_AT_ONCE, max_keepalive_connections=MOST_AT_ONCE),
             )
+            weakref.finalize(self, _close_later, self._client)
         return self._client
+
+
+def _close_later(client: httpx2.AsyncClient) -> None:
+    """Nobody has the endpoint any more: give its connections back, if its loop still runs."""
+    with suppress(RuntimeError):
+        loop.call(lambda: loop.keep(client.aclose()))
 
 
 def _reason(status: int, body: bytes) -> str:
