@@ -62,6 +62,7 @@ The first rule that gives a name decides; `sgcore serve MODEL --explain` shows w
 | attention | `--attention-backend` | `sgcore_select_attention` | `Platform.default_attention` |
 | quantization | `--quantization` | `sgcore_select_quantization` | `quantization_config.quant_method` |
 | weights | `--load-format` | `sgcore_select_weights` | |
+| primitive | the word that a program uses | | |
 
 A driver that was chosen is never replaced by another: if it doesn't load, the start ends with its own error."""
 

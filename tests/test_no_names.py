@@ -1,4 +1,4 @@
-"""The core knows no model, device, attention backend or quantization method by name."""
+"""The core knows no model, device, attention backend, quantization method or word by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("sgcore.models", "sgcore.platforms", "sgcore.attention", "sgcore.quantization")
+GROUPS = ("sgcore.models", "sgcore.platforms", "sgcore.attention", "sgcore.quantization", "sgcore.primitives")
 HOST_MEMORY = "cpu"
 """torch's own word for host memory, which the core may say."""
 

@@ -40,7 +40,7 @@ def test_overhead(tmp_path: Path) -> None:
     assert "Steady decode" in printed
 
 
-@pytest.mark.parametrize("script", ["cpu", "startup", "export_sample"])
+@pytest.mark.parametrize("script", ["cpu", "startup", "export_sample", "lang"])
 def test_help(script: str) -> None:
     done = subprocess.run([sys.executable, BENCH / f"{script}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "usage:" in done.stdout

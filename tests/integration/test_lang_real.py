@@ -217,3 +217,10 @@ def test_what_the_protocol_cannot_say_is_named(server: Server, word: Any, is_cha
 
     with pytest.raises(sgl.ProgramError, match=message):
         ask.run(backend=backend)["x"]
+
+
+def test_choices_of_one_token_are_scored_alone(engine: Engine) -> None:
+    piece = {"select": {"choices": ["yes", "no"], "method": "unconditional_likelihood_normalized"}}
+    meta = engine.generate("Is it?\n", pieces=[piece])["pieces"][0]["meta_info"]
+    assert [row[0][0] for row in meta["unconditional_token_logprobs"]] == [0.0, 0.0]
+    assert [row[0][2] for row in meta["unconditional_token_logprobs"]] == ["yes", "no"]

@@ -115,7 +115,8 @@ class Executor:
         wanted = self._submitted
         self._start(wanted)
         while not is_enough() and self.error is None:
-            if self._done >= (self._submitted if follows else wanted) and not (follows and self.is_open):
+            is_done = self._is_born and self._done >= (self._submitted if follows else wanted)
+            if is_done and not (follows and self.is_open):
                 return
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
@@ -157,6 +158,7 @@ class Executor:
         self.variables, self.meta = dict(parent.variables), dict(parent.meta)
         self.record = parent.record.copy()
         self._is_born = True
+        self.notify()
         self._work()
 
     def fail(self, error: BaseException, where: Where | None = None) -> None:
@@ -186,6 +188,9 @@ class Executor:
             loop.keep(self._release_at_end())
 
     def _start(self, wanted: int) -> None:
+        if self.error is not None:
+            self.fail(self.error)  # what was queued since is not done either
+            return
         self._wanted = max(self._wanted, wanted)
         self._work()
 

@@ -515,9 +515,22 @@ def test_an_error_of_a_fork_is_raised_at_the_parents_read():
     assert raised.value.where.line == lines[0]
 
 
-def test_forks_of_a_failed_state_fail():
+def test_a_fork_is_read_before_it_begins():
+    slow = sgl.Scripted(echo, delay_s=0.2)
+
+    def body(s):
+        s += "R" + sgl.gen("a")
+        return s.fork(2)[1]["a"]
+
+    assert run(body, slow).ret_value == "<R>"
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_forks_of_a_failed_state_fail(has_failed):
     def body(s):
         s += "a" + sgl.gen("x")
+        if has_failed:
+            s.sync()
         return s.fork(2)
 
     forks = run(body, sgl.Scripted([])).ret_value
