@@ -65,6 +65,7 @@ The first rule that gives a name decides; `sgcore serve MODEL --explain` shows w
 | weights | `--load-format` | `sgcore_select_weights` | |
 | parser | the flag | the tokenizer's own `response_template` | `sgcore_select_tool_call_parser`, `…_reasoning_parser` |
 | grammar | `--grammar-backend` | `sgcore_select_grammar` | none: constraints get 400 |
+| primitive | the word that a program uses | | |
 
 A driver that was chosen is never replaced by another: if it doesn't load, the start ends with its own error."""
 

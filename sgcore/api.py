@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from sgcore.lang import Primitive as Primitive
+
 if TYPE_CHECKING:
     from pathlib import Path
 

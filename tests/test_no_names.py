@@ -1,4 +1,4 @@
-"""The core knows no model, device, attention backend, quantization method or parser by name."""
+"""The core knows no model, device, attention backend, quantization method, format, grammar or word by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = (
     "sgcore.models", "sgcore.platforms", "sgcore.attention", "sgcore.quantization", "sgcore.parsers", "sgcore.grammars",
+    "sgcore.primitives",
 )  # fmt: skip
 HOST_MEMORY = "cpu"
 """torch's own word for host memory, which the core may say."""

@@ -19,11 +19,13 @@ from sgcore.engine.messages import (
     Failed,
     FromCore,
     Outputs,
+    Pin,
     Ready,
     Reply,
     Request,
     Stats,
     ToCore,
+    Unpin,
     Vocabulary,
 )
 from sgcore.plugins.plan import Plan
@@ -110,6 +112,10 @@ class EngineCore:
                 self.scheduler.abort(rid)
         elif isinstance(message, Vocabulary):
             self.grammars.vocabulary = message
+        elif isinstance(message, Pin):
+            self.scheduler.pins.add(message.group, message.tokens, message.namespace)
+        elif isinstance(message, Unpin):
+            self.scheduler.pins.remove(message.group)
         else:
             self._command(message)
 

@@ -9,9 +9,11 @@ from sgcore.config import Choices
 from sgcore.engine.client import start_core_thread
 from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.outputs import to_dict
+from sgcore.engine.run_pieces import arun_pieces, last, run_pieces
 from sgcore.engine.sampling import sampling_from
 from sgcore.errors import RequestError
 from sgcore.plugins.resolve import resolve
+from sgcore.tokenizer.turns import ChatTurns
 
 SamplingInput = Mapping[str, Any] | None
 
@@ -39,12 +41,17 @@ class Engine:
         stream: bool = False,
         rid: str | None = None,
         timeout: float | None = None,
+        pieces: list[Any] | None = None,
+        group: Mapping[str, Any] | None = None,
     ) -> Any:
         """One reply `{text, output_ids, meta_info}` for one prompt, a list for a list (or `n` > 1).
 
-        With `stream` an iterator of the same dictionaries as they grow. Raises RequestError for a bad request, and
+        With `stream` an iterator of the same dictionaries as they grow. With `pieces` and `group`, as in `/generate`, a
+        program: its reply has a result for each piece, and all token ids. Raises RequestError for a bad request, and
         with status 504 for one that takes longer than `timeout` seconds.
         """
+        if pieces is not None:
+            return run_pieces(self.frontend, pieces, prompt, input_ids, group, rid, timeout, stream)
         prompts, is_single = self._prompts(
             prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout
         )
@@ -70,8 +77,13 @@ class Engine:
         stream: bool = False,
         rid: str | None = None,
         timeout: float | None = None,
+        pieces: list[Any] | None = None,
+        group: Mapping[str, Any] | None = None,
     ) -> Any:
         """As `generate` for one prompt; with `stream` an asynchronous iterator."""
+        if pieces is not None:
+            events = arun_pieces(self.frontend, pieces, prompt, input_ids, group, rid, timeout)
+            return events if stream else await last(events)
         prompts, _ = self._prompts(
             prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout
         )
@@ -131,6 +143,15 @@ class Engine:
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         """End the requests whose id begins with `rid`, or all."""
         self.frontend.abort(rid, abort_all)
+
+    def release_group(self, group: str) -> None:
+        """Let go of the prefix that a request with this group's id has pinned."""
+        self.frontend.unpin(group)
+
+    @property
+    def chat_turns(self) -> ChatTurns:
+        """What the model's chat template puts around each role's words."""
+        return self.frontend.chat_turns
 
     def get_server_info(self) -> dict[str, Any]:
         """Every option, without secrets."""

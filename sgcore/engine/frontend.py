@@ -12,6 +12,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from sgcore.engine.messages import (
     FromCore,
     Output,
     Outputs,
+    Pin,
     Ready,
     Reply,
     Request,
@@ -30,6 +32,7 @@ from sgcore.engine.messages import (
     Stats,
     ToCore,
     TokenLogprobs,
+    Unpin,
     Vocabulary,
 )
 from sgcore.engine.stops import StopStrings
@@ -38,6 +41,7 @@ from sgcore.plugins.checkpoint import read_template
 from sgcore.plugins.plan import Plan
 from sgcore.tokenizer.detokenizer import Detokenizer
 from sgcore.tokenizer.tokenizer import Tokenizer, end_tokens
+from sgcore.tokenizer.turns import ChatTurns, chat_turns
 
 
 @dataclass(frozen=True)
@@ -326,6 +330,21 @@ class Frontend:
             rids = [rid for rid in self._consumers if everything or (rid_prefix and rid.startswith(rid_prefix))]
         self._send(Abort(rids, everything))
 
+    def pin(self, group: str, tokens: list[int], namespace: str = "") -> None:
+        """Keep what is cached of `tokens`, for requests that will begin with them, until `unpin`."""
+        self._send(Pin(_pin_name(group, namespace), tokens, namespace))
+
+    def unpin(self, group: str, namespace: str = "") -> None:
+        """The group's requests have ended."""
+        self._send(Unpin(_pin_name(group, namespace)))
+
+    @cached_property
+    def chat_turns(self) -> ChatTurns:
+        """The chat template, turn by turn."""
+        if self.tokenizer is None:
+            return ChatTurns(False, "there is no tokenizer", has_template=False)
+        return chat_turns(self.tokenizer)
+
     def _drop(self, growths: list[Growth]) -> None:
         """Nobody listens any more: end what is left of these."""
         rids = [g.generation.rid for g in growths if not g.generation.is_finished]
@@ -423,6 +442,11 @@ class Frontend:
 
 LONG_TEXT = 4096
 """Characters above which tokenising moves to a thread."""
+
+
+def _pin_name(group: str, namespace: str) -> str:
+    return f"{len(namespace)}:{namespace}{group}"
+
 
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 

@@ -92,6 +92,20 @@ class Abort(msgspec.Struct, array_like=True, tag="abort"):
     everything: bool = False
 
 
+class Pin(msgspec.Struct, array_like=True, tag="pin"):
+    """Keep what is cached of these tokens until the group is unpinned; a hint, which may be refused."""
+
+    group: str
+    tokens: list[int]
+    namespace: str = ""
+
+
+class Unpin(msgspec.Struct, array_like=True, tag="unpin"):
+    """The group has no more requests to come. An unknown one has ended already."""
+
+    group: str
+
+
 class Command(msgspec.Struct, array_like=True, tag="command"):
     """An administrative question with one `Reply` of the same `call` number."""
 
@@ -175,5 +189,5 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     detail: str = ""
 
 
-ToCore = Request | Abort | Command | Vocabulary
+ToCore = Request | Abort | Pin | Unpin | Command | Vocabulary
 FromCore = Outputs | Stats | Ready | Reply | Failed

@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
         Kind("weights", "sgcore.weights", "`--load-format`", "WeightSource"),
         Kind("parser", "sgcore.parsers", "`--tool-call-parser` or `--reasoning-parser`", "ResponseFormat"),
         Kind("grammar", "sgcore.grammars", "`--grammar-backend`", "GrammarBackend"),
+        Kind("primitive", "sgcore.primitives", "the word, as in `s += word(...)`", "Primitive"),
     )
 }
 

@@ -210,7 +210,7 @@ def _edit(place: int, state: RowSampling, inputs: StepInputs) -> Edit:
 
 def token_logprobs(kernels: Kernels, logits: Tensor, tokens: Tensor, top: list[int]) -> Logprobs:
     """Of each row's token; row i also gets its `top[i]` most probable tokens."""
-    return Logprobs(tokens, *kernels.logprobs(logits, tokens, max(top)), top)
+    return Logprobs(tokens, *kernels.logprobs(logits, tokens, max(top, default=0)), top)
 
 
 def counter_uniform(seed: int, position: int) -> float:

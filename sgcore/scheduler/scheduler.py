@@ -16,6 +16,7 @@ from sgcore.cache.radix import Match
 from sgcore.constraints.progress import Progress
 from sgcore.engine.messages import Output, Request, Stats
 from sgcore.errors import ConstraintError
+from sgcore.scheduler.pins import Pins
 from sgcore.scheduler.policy import POLICIES
 from sgcore.scheduler.prefixes import Prefixes
 from sgcore.scheduler.sequence import Sequence
@@ -60,6 +61,7 @@ class Scheduler:
         self.limits = limits
         self.prefixes = Prefixes(pages, limits.page_tokens, limits.uses_cache)
         self.pages, self.tree = self.prefixes.pages, self.prefixes.tree
+        self.pins = Pins(self.tree, self.pages.total)
         self.waiting = POLICIES[limits.policy](lambda sequence: self.prefixes.match(sequence).tokens)
         self.sequences: dict[str, Sequence] = {}
         self.decoding: dict[int, Sequence] = {}
@@ -125,8 +127,11 @@ class Scheduler:
             self._end(sequence, Output(rid, [], "abort", message=message, status=status))
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; False while requests run."""
-        return not self.sequences and self.tree.reset()
+        """Forget all cached prefixes, pinned ones too; False while requests run."""
+        if self.sequences:
+            return False
+        self.pins.clear()
+        return self.tree.reset()
 
     def fail(self, step: StepPlan, message: str) -> None:
         """A step raised: end the requests that were in it, and forget what they computed."""
@@ -239,6 +244,7 @@ class Scheduler:
 
     def _abort_late(self) -> None:
         now = time.monotonic()
+        self.pins.expire(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, rid = heapq.heappop(self._deadlines)
             sequence = self.sequences.get(rid)
@@ -267,6 +273,8 @@ class Scheduler:
         """The newest row goes back to the head of the queue; one that is alone and still too large ends."""
         rows = [*self.decoding.values(), *self.prefilling.values()]
         victim = max(rows, key=lambda s: s.admitted)
+        if len(rows) == 1 and self.pins.clear():
+            return
         if len(rows) == 1:
             self._end(victim, Output(victim.rid, [], "length", message="the KV cache is full"))
             return
@@ -295,9 +303,11 @@ class Scheduler:
             prefix = self.prefixes.next_of(sequence, match)
             if self.prefixes.is_in_flight(prefix):
                 continue
-            if not self._start(sequence, match, growth):
-                self._is_full = bool(self.decoding or self.prefilling)
-                return
+            is_alone = not (self.decoding or self.prefilling)
+            while not self._start(sequence, match, growth):
+                if not (is_alone and self.pins.clear()):
+                    self._is_full = not is_alone
+                    return
             self.prefixes.claim(prefix, sequence)
             growth += self._growth_of(sequence)
             budget -= self._add_chunk(sequence, budget)

@@ -1,4 +1,4 @@
-"""`/generate`: SGLang's own route."""
+"""`/generate` for plain prompts: SGLang's own route."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from starlette.responses import Response
 
 from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.outputs import to_dict
+from sgcore.engine.pieces import Group, Piece
 from sgcore.engine.sampling import INT32_MAX, sampling_from
 from sgcore.errors import RequestError
 from sgcore.server.service import Service, raise_if_failed
 from sgcore.server.sse import EventStream, event, or_disconnect
-from sgcore.server.wire import ENCODER, json_response, read
+from sgcore.server.wire import ENCODER, json_response
 
 MAX_TOP_LOGPROBS = 256
 MAX_RID_CHARS = 256
@@ -43,6 +44,9 @@ class GenerateRequest(Unsupported, kw_only=True):
 
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
+    pieces: list[Piece] | None = None
+    """What follows, in order; the answer has a result for each, and the whole as token ids in `input_ids`."""
+    group: Group | None = None
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
     rid: str | list[str] | None = None
     return_logprob: bool | list[bool] | None = None
@@ -62,6 +66,8 @@ class GenerateReply(msgspec.Struct):
     text: str
     output_ids: list[int]
     meta_info: dict[str, Any]
+    input_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    pieces: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
 
 
 DECODER = msgspec.json.Decoder(GenerateRequest)
@@ -208,10 +214,8 @@ async def _events(service: Service, body: GenerateRequest, prompts: list[Prompt]
             yield b"".join(blocks)
 
 
-async def generate(request: Request) -> Response:
+async def generate_prompts(request: Request, service: Service, body: GenerateRequest) -> Response:
     """Continue text or token ids."""
-    service: Service = request.app.state.service
-    body = await read(request, DECODER, service.options.max_body_bytes)
     prompts = prompts_of(service, body)
     if body.stream:
         return EventStream(_events(service, body, prompts))

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgcore.engine.frontend import Generation
+from sgcore.engine.merge import Changes
 from sgcore.engine.messages import SamplingParams, TokenLogprobs
 from sgcore.engine.outputs import finite
 from sgcore.engine.sampling import ALIASES, CONSTRAINTS, sampling_from
@@ -26,7 +27,7 @@ from sgcore.server.protocol import (
     TopLogprob,
     Usage,
 )
-from sgcore.server.service import Changes, Service, raise_if_failed
+from sgcore.server.service import Service, raise_if_failed
 from sgcore.server.wire import json_response
 
 SAME_NAMES = (

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.server import admin, chat, completions, native, openai, tokens
+from sgcore.server import admin, chat, completions, native, openai, programs, tokens
 from sgcore.server.protocol import (
     ChatCompletion,
     ChatRequest,
@@ -47,7 +47,8 @@ ROUTES: tuple[Entry, ...] = (
     Entry(("/ready",), GET, admin.health, media=""),
     Entry(("/ping",), GET, admin.health, media=""),
     Entry(("/health_generate",), GET, admin.health_generate, media=""),
-    Entry(("/generate",), ("POST", "PUT"), native.generate, native.GenerateRequest, native.GenerateReply),
+    Entry(("/generate",), ("POST", "PUT"), programs.generate, native.GenerateRequest, native.GenerateReply),
+    Entry(("/release_group",), POST, programs.release_group, programs.ReleaseRequest, dict[str, Any]),
     Entry(("/v1/chat/completions",), POST, chat.chat_completions, ChatRequest, ChatCompletion),
     Entry(("/v1/completions",), POST, completions.completions, CompletionRequest, Completion),
     Entry(("/v1/models",), GET, openai.models, reply=ModelList),

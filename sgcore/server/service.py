@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -12,6 +11,7 @@ import anyio.to_thread
 
 from sgcore.config import ServerOptions
 from sgcore.engine.frontend import Frontend, Generation, Prompt
+from sgcore.engine.merge import Changes, merge
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
 from sgcore.parsing.formats import Format
@@ -19,8 +19,6 @@ from sgcore.parsing.served import served_format
 from sgcore.server.metrics import Metrics
 
 T = TypeVar("T")
-Changes = list[tuple[int, Generation]]
-"""Generations that changed, each with the position of its prompt in the request."""
 Observer = Callable[[Mapping[str, Any]], None]
 """Takes the summary of a finished request; must not block."""
 INLINE_CHARS = 4096
@@ -148,7 +146,7 @@ class Service:
     async def run(self, prompts: list[Prompt]) -> AsyncGenerator[Changes, None]:
         """All prompts at once; each yield has what changed since the last."""
         if len(prompts) > 1 or prompts[0].sampling.n > 1:
-            async with aclosing(_merge([self.follow(prompt) for prompt in prompts])) as batches:
+            async with aclosing(merge([self.follow(prompt) for prompt in prompts])) as batches:
                 async for changes in batches:
                     yield changes
             return
@@ -189,42 +187,3 @@ def raise_if_failed(generation: Generation) -> None:
 def greedy(max_new_tokens: int) -> SamplingParams:
     """The cheapest parameters, for probes."""
     return SamplingParams(max_new_tokens=max_new_tokens, temperature=0.0, ignore_eos=True)
-
-
-async def _merge(sources: list[AsyncGenerator[Generation, None]]) -> AsyncGenerator[Changes, None]:
-    """Several streams as one. What changes while the reader is busy arrives in one batch."""
-    changed: dict[tuple[int, int], Generation] = {}
-    failures: list[BaseException] = []
-    wake = asyncio.Event()
-    left = len(sources)
-
-    async def drain(position: int, source: AsyncGenerator[Generation, None]) -> None:
-        nonlocal left
-        try:
-            async with aclosing(source):
-                async for generation in source:
-                    changed[position, generation.index] = generation
-                    wake.set()
-        except Exception as error:
-            failures.append(error)
-        finally:
-            left -= 1
-            wake.set()
-
-    tasks = [asyncio.ensure_future(drain(position, source)) for position, source in enumerate(sources)]
-    try:
-        while left or changed:
-            await wake.wait()
-            wake.clear()
-            if failures:
-                raise failures[0]
-            batch = [(position, generation) for (position, _), generation in changed.items()]
-            changed.clear()
-            if batch:
-                yield batch
-            if changed or not left:
-                wake.set()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,11 @@ class Tokenizer:
         self.chat_template = chat_template
         self.eos_ids = frozenset(end_tokens(generation_config, hf.eos_token_id))
         self.vocab_size = len(hf)
+        self.bos_text = str(hf.bos_token or "")
+        self._marks_start = self._last_token("a") != self._last_token("\na")
+
+    def _last_token(self, text: str) -> list[int]:
+        return self.encode(text, add_special_tokens=False)[-1:]
 
     @property
     def response_template(self) -> dict[str, Any] | None:
@@ -30,6 +35,18 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`."""
         return list(self.hf.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_first(self, text: str) -> list[int]:
+        """Token ids of the beginning of a text, which may spell out its first special token itself."""
+        return self.encode(text, not (self.bos_text and text.startswith(self.bos_text)))
+
+    def encode_more(self, text: str) -> list[int]:
+        """Token ids of text that continues another: nothing that marks a beginning is added."""
+        if not self._marks_start:
+            return self.encode(text, add_special_tokens=False)
+        seam = self.encode("\n", add_special_tokens=False)
+        ids = self.encode("\n" + text, add_special_tokens=False)
+        return ids[len(seam) :] if ids[: len(seam)] == seam else self.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True, spaces: bool = True) -> str:
         """Text of `ids`, exactly as they say it (no clean-up of spaces). Ids outside the vocabulary give nothing."""
@@ -53,12 +70,16 @@ class Tokenizer:
             raise RequestError("constraints need a fast tokenizer, and this model's is not")
         return str(fast.to_str())
 
+    @property
+    def has_chat_template(self) -> bool:
+        return self.chat_template is not None or bool(self.hf.chat_template)
+
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         """The conversation as a prompt, by the model's own template, rendered in transformers' sandbox.
 
         Raises RequestError if the template refuses the messages or there is none.
         """
-        if self.chat_template is None and not self.hf.chat_template:
+        if not self.has_chat_template:
             raise RequestError("the model has no chat template; give one with --chat-template", param="messages")
         kwargs.setdefault("add_generation_prompt", True)
         kwargs.setdefault("chat_template", self.chat_template)

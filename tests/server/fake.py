@@ -14,6 +14,7 @@ from sgcore.errors import RequestError
 from sgcore.plugins import drivers
 from sgcore.plugins.installed import Installed
 from sgcore.plugins.plan import Decision, Driver, Plan
+from sgcore.tokenizer.turns import ChatTurns
 
 BOS = 256
 VOCABULARY = 257
@@ -32,7 +33,13 @@ class ByteTokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [BOS] * add_special_tokens + list(text.encode("utf-8", "replace"))
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def encode_first(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def encode_more(self, text: str) -> list[int]:
+        return self.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True, spaces: bool = True) -> str:
         plain = bytes(token for token in ids if token < BOS).decode("utf-8", "replace")
         return plain if skip_special_tokens or BOS not in ids else "<s>" + plain
 
@@ -98,6 +105,14 @@ class FakeFrontend:
         self.prompts: list[Prompt] = []
         self.aborted: list[str] = []
         self.is_alive_now = True
+        self.pinned: dict[str, list[int]] = {}
+        self.chat_turns = ChatTurns(False, "it is a fake")
+
+    def pin(self, group: str, tokens: list[int], namespace: str = "") -> None:
+        self.pinned[namespace + group] = tokens
+
+    def unpin(self, group: str, namespace: str = "") -> None:
+        self.pinned.pop(namespace + group, None)
 
     def is_alive(self, within_s: float = 10.0) -> bool:
         return self.is_alive_now

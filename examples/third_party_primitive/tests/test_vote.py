@@ -1,0 +1,23 @@
+"""The example's word: the suite that every word passes, and what it does."""
+
+import pytest
+
+from sgcore.lang import Append, Assign, Generate, Generated
+from sgcore.testing.primitives import Drive, PrimitiveConformance, usual_answer
+
+sgcore_vote = pytest.importorskip("sgcore_vote")
+
+
+class TestVote(PrimitiveConformance):
+    word = "vote"
+    examples = (lambda word: word("x"), lambda word: word("x", times=3, max_tokens=2))
+
+
+def test_the_most_frequent_answer_is_kept():
+    def answer(request):
+        if isinstance(request, Generate):
+            return Generated(" a", (" a", " b", " b "), {})
+        return usual_answer(request)
+
+    asked = Drive(sgcore_vote.Vote("x", 3), answer).requests
+    assert asked[-3:] == [Append("b"), Assign("x", "b"), Assign("x_votes", 2)]
