@@ -9,7 +9,7 @@ from sgcore.config import Choices
 from sgcore.engine.client import start_core_thread
 from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.outputs import to_dict
-from sgcore.engine.run_pieces import arun_pieces, last, run_pieces
+from sgcore.engine.run_pieces import arun_pieces, last, make_program, run_pieces
 from sgcore.engine.sampling import sampling_from
 from sgcore.errors import RequestError
 from sgcore.plugins.resolve import resolve
@@ -51,7 +51,8 @@ class Engine:
         with status 504 for one that takes longer than `timeout` seconds.
         """
         if pieces is not None:
-            return run_pieces(self.frontend, pieces, prompt, input_ids, group, rid, timeout, stream)
+            program = make_program(self.frontend, pieces, prompt, input_ids, group, rid, timeout)
+            return run_pieces(self.frontend, program, stream)
         prompts, is_single = self._prompts(
             prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout
         )
@@ -82,7 +83,8 @@ class Engine:
     ) -> Any:
         """As `generate` for one prompt; with `stream` an asynchronous iterator."""
         if pieces is not None:
-            events = arun_pieces(self.frontend, pieces, prompt, input_ids, group, rid, timeout)
+            program = make_program(self.frontend, pieces, prompt, input_ids, group, rid, timeout)
+            events = arun_pieces(self.frontend, program)
             return events if stream else await last(events)
         prompts, _ = self._prompts(
             prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout

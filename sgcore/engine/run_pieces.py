@@ -38,18 +38,8 @@ def make_program(
     return Program(frontend, pieces_from(pieces), prompt, ids, shared_group, shared)
 
 
-def run_pieces(
-    frontend: Frontend,
-    pieces: list[Any],
-    prompt: Any,
-    input_ids: Any,
-    group: Mapping[str, Any] | None,
-    rid: str | None,
-    timeout_s: float | None,
-    stream: bool,
-) -> Any:
+def run_pieces(frontend: Frontend, program: Program, stream: bool) -> Any:
     """The program's reply; with `stream` an iterator of pieces as they grow, and the reply at its end."""
-    program = make_program(frontend, pieces, prompt, input_ids, group, rid, timeout_s)
     if stream:
         return _follow(frontend, program)
     for _ in _follow(frontend, program):
@@ -73,17 +63,8 @@ def _follow(frontend: Frontend, program: Program) -> Iterator[Reply]:
     yield program.reply()
 
 
-async def arun_pieces(
-    frontend: Frontend,
-    pieces: list[Any],
-    prompt: Any,
-    input_ids: Any,
-    group: Mapping[str, Any] | None,
-    rid: str | None,
-    timeout_s: float | None,
-) -> AsyncGenerator[Reply, None]:
+async def arun_pieces(frontend: Frontend, program: Program) -> AsyncGenerator[Reply, None]:
     """Pieces as they grow, and the reply at the end. Closing it ends what runs."""
-    program = make_program(frontend, pieces, prompt, input_ids, group, rid, timeout_s)
 
     def run(prompts: list[Prompt]) -> AsyncGenerator[Changes, None]:
         return merge([frontend.astream(prompt) for prompt in prompts])
