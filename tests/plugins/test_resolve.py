@@ -94,7 +94,7 @@ def test_the_plan_names_every_driver_and_who_decided(plan_for):
     assert [driver.name for driver in drivers] == ["Made", "device", "plain", "folder"]
     assert plan.quantization is None
     assert (plan.dtype, plan.context_tokens) == ("bfloat16", 512)
-    assert decided_by(plan, "model") == "config.json"
+    assert decided_by(plan, "model_impl") == "config.json"
     assert decided_by(plan, "platform") == "offer of sgcore-made"
     assert decided_by(plan, "attention_backend") == "default of platform device"
     assert decided_by(plan, "load_format") == "plugin sgcore-made"
