@@ -16,6 +16,7 @@ from sgcore.api import Build, HfConfig
 from sgcore.errors import LaunchError
 from sgcore.layers.linear import Linear
 from sgcore_transformers.attention import NAME
+from sgcore_transformers.survey import refusal
 
 META = torch.device("meta")
 NOT_THEIRS = ("quantization_config", "architectures", "dtype", "torch_dtype")
@@ -49,6 +50,8 @@ def bare_model(hf_config: HfConfig, build: Build) -> Any:
         with _parameters_on_meta(), _defaults(build):
             return getattr(transformers, name)(config).eval()
     except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        if isinstance(error, KeyError) and error.args == (NAME,):  # it looks for a class of that name
+            raise refusal(name, "its layers attend, but not through transformers' attention interface") from error
         raise LaunchError(f"transformers can't build {name}: {error}", "is config.json this model's?") from error
 
 

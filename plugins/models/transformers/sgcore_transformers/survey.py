@@ -6,6 +6,7 @@ host synchronisation and has no shape that depends on data, so that it can be ca
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ class Layer:
 def attention_layers(causal: Any, decoder: nn.Module) -> list[Layer]:
     """The layers of `decoder`, whose parameters are on the meta device. Raises LaunchError where one can't work."""
     name = type(causal).__name__
+    if causal._is_stateful:
+        raise refusal(name, "its layers keep a state beside keys and values")
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        raise refusal(name, "its forward pass takes no position_ids")
     ids = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
     try:
         with _buffers_on_meta(causal), recorded() as calls, torch.inference_mode():

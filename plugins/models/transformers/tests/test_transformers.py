@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers as hf
 
+from sgcore import Engine
 from sgcore.testing.models import ModelSuite
 
 SHAPE: dict[str, Any] = dict(
@@ -17,6 +18,21 @@ WINDOWED = dict(layer_types=["sliding_attention", "full_attention"], sliding_win
 
 class TestGemma(ModelSuite):
     config = hf.GemmaConfig(**SHAPE)
+
+    def test_the_plan_says_who_decided(self, engine: Engine) -> None:
+        by = {decision.name: decision.decided_by for decision in engine.plan.decisions}
+        assert by["model_impl"] == "plugin sgcore-transformers: none offers GemmaForCausalLM"
+
+
+class TestLlamaByWish(ModelSuite):
+    """A model that another plugin offers; `--model-impl` takes this one."""
+
+    config = hf.LlamaConfig(**SHAPE, tie_word_embeddings=True)
+    options = {"model_impl": "transformers"}
+
+    def test_the_plan_says_who_decided(self, engine: Engine) -> None:
+        by = {decision.name: decision.decided_by for decision in engine.plan.decisions}
+        assert by["model_impl"] == "--model-impl"
 
 
 class TestGemma3(ModelSuite):
