@@ -59,11 +59,14 @@ def measured(engine: Engine, seed: int) -> tuple[dict[str, float], Any]:
     return times, all_tokens
 
 
-def compare(folder: Path, passes: int) -> list[dict[str, Any]]:
+def compare(folder: Path, passes: int, threads: int | None) -> list[dict[str, Any]]:
     """A row a workload: the best milliseconds of both, and how fast the fallback is of native."""
     best: dict[str, dict[str, float]] = {name: {} for name in IMPLEMENTATIONS}
     own = {"skip_tokenizer_init": True, "dtype": "float32", "max_total_tokens": 8192, "max_running_requests": 16}
-    engines = {name: Engine(model_path=str(folder), model_impl=impl, **own) for name, impl in IMPLEMENTATIONS.items()}
+    engines = {
+        name: Engine(model_path=str(folder), model_impl=impl, threads=threads, **own)
+        for name, impl in IMPLEMENTATIONS.items()
+    }
     agree = True
     for seed in range(passes + 1):
         tokens = {}
@@ -90,10 +93,11 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--passes", type=int, default=4)
+    parser.add_argument("--threads", type=int, help="one is steadier where others use the machine")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, OtherWork():
         write_checkpoint(LlamaConfig(**SHAPES[asked.shape], max_position_embeddings=2048), Path(folder), std=0.05)
-        rows = compare(Path(folder), asked.passes)
+        rows = compare(Path(folder), asked.passes, asked.threads)
     report("fallback", {f"Shape {asked.shape}": rows}, asked.output)
     return 0
 

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from sgcore.layers.attention import Attention
-from sgcore.runner.batch import ForwardBatch
+
+if TYPE_CHECKING:
+    from sgcore.runner.batch import ForwardBatch
 
 NAME = "sgcore"
 """Of the implementation, in transformers' configurations."""

@@ -27,7 +27,7 @@ class BatchedLinear(Linear):
     """`Linear` for transformers' (1, tokens, in)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return super().forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 def bare_model(hf_config: HfConfig, build: Build) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -14,11 +14,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from sgcore.api import Build, CacheSpec, HfConfig, Model
 from sgcore.layers.attention import Attention
-from sgcore.runner.batch import ForwardBatch
 from sgcore_transformers.attention import PLACE, PagedAttention, Step
 from sgcore_transformers.build import bare_model, materialise
+from sgcore_transformers.norms import replace_norms
 from sgcore_transformers.refusals import reasons
 from sgcore_transformers.survey import attention_layers, refusal
+
+if TYPE_CHECKING:
+    from sgcore.runner.batch import ForwardBatch
 
 
 class TransformersModel(nn.Module, Model):
@@ -39,6 +42,7 @@ class TransformersModel(nn.Module, Model):
         self.tied: Mapping[str, str] = dict(causal.all_tied_weights_keys)
         decoder = causal.get_decoder()
         layers = attention_layers(causal, decoder)
+        replace_norms(causal, build)
         materialise(causal, build, self.tied)
         self.step = Step()
         for index, layer in enumerate(layers):

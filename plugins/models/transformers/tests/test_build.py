@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sgcore.api import Build, LinearMethod, QuantScheme
 from sgcore.kernels import Kernels
 from sgcore.layers.linear import Linear
+from sgcore.layers.norm import RMSNorm
 from sgcore_transformers.model import TransformersModel
 
 SMALL: dict[str, Any] = dict(
@@ -46,6 +47,20 @@ def test_a_tied_weight_is_in_memory_once() -> None:
     model = build(hf.GemmaConfig(**SMALL, tie_word_embeddings=True), "GemmaForCausalLM")
     assert model.tied == {"lm_head.weight": "model.embed_tokens.weight"}
     assert model.get_parameter("lm_head.weight") is model.get_parameter("model.embed_tokens.weight")
+
+
+@pytest.mark.parametrize(
+    ("config", "architecture", "replaced"),
+    [
+        (hf.Olmo2Config(**SMALL), "Olmo2ForCausalLM", 2 * 4 + 1),
+        (hf.GemmaConfig(**SMALL), "GemmaForCausalLM", 0),
+        (hf.CohereConfig(**SMALL), "CohereForCausalLM", 0),
+    ],
+    ids=["the same norm", "one that adds 1 to its weight", "one that subtracts the mean"],
+)
+def test_norms_are_replaced_where_they_compute_the_same(config: Any, architecture: str, replaced: int) -> None:
+    modules = build(config, architecture).modules()
+    assert sum(isinstance(module, RMSNorm) for module in modules) == replaced
 
 
 class Zero(LinearMethod):
