@@ -35,9 +35,9 @@ def bare_model(hf_config: HfConfig, build: Build) -> Any:
 
     Raises LaunchError if transformers has no such causal language model, or can't build it.
     """
-    name = hf_config["architectures"][0]
+    name = next(iter(hf_config.get("architectures") or ()), None)
     kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.get("model_type", ""))
-    if name != kind:
+    if name is None or name != kind:
         raise LaunchError(
             f"transformers {transformers.__version__} has no causal language model {name!r} of the type "
             f"{hf_config.get('model_type')!r}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from sgcore.api import Build, CacheSpec, HfConfig, Model
+from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
 from sgcore_transformers.attention import PLACE, PagedAttention, Step
 from sgcore_transformers.build import bare_model, materialise
@@ -23,6 +25,8 @@ from sgcore_transformers.survey import attention_layers, refusal
 if TYPE_CHECKING:
     from sgcore.runner.batch import ForwardBatch
 
+NEEDED = ("vocab_size", "hidden_size", "num_attention_heads")
+
 
 class TransformersModel(nn.Module, Model):
     """The driver `transformers`. Its parameters have transformers' names.
@@ -32,7 +36,7 @@ class TransformersModel(nn.Module, Model):
 
     def __init__(self, hf_config: HfConfig, build: Build) -> None:
         super().__init__()
-        name = hf_config["architectures"][0]
+        name = (hf_config.get("architectures") or ["the model"])[0]
         if found := reasons(hf_config):
             raise refusal(name, found[0])
         causal = bare_model(hf_config, build)
@@ -42,6 +46,7 @@ class TransformersModel(nn.Module, Model):
         self.tied: Mapping[str, str] = dict(causal.all_tied_weights_keys)
         decoder = causal.get_decoder()
         layers = attention_layers(causal, decoder)
+        _check_words(hf_config, causal.config)
         replace_norms(causal, build)
         materialise(causal, build, self.tied)
         self.step = Step()
@@ -79,6 +84,16 @@ class Given(nn.Module):
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def _check_words(hf_config: HfConfig, config: Any) -> None:
+    """Some architectures have their own words for what the core and the platforms read of a configuration."""
+    lacking = {key: getattr(config, key) for key in NEEDED if key not in hf_config}
+    if lacking:
+        raise LaunchError(
+            f"the model's configuration has no {' and no '.join(lacking)}, only its own words for it",
+            f"--json-model-override-args '{json.dumps(lacking)}'",
+        )
 
 
 def _head(causal: Any, decoder: nn.Module) -> Any:

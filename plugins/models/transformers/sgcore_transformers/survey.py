@@ -84,11 +84,16 @@ def _check_whole(name: str, config: Any, layers: list[Layer]) -> None:
     attending, count = len({id(layer.module) for layer in layers}), int(config.num_hidden_layers)
     if attending != count or len(layers) != count:
         raise refusal(name, f"its {count} layers call transformers' attention interface {len(layers)} times")
-    kinds, size = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if not _agree(config, [layer.window for layer in layers]):
+        raise refusal(name, "its attention and its configuration differ on which layers have a window")
+
+
+def _agree(config: Any, windows: list[int | None]) -> bool:
+    """Whether what the layers ask for is what the configuration says; some leave the window to a mask."""
+    size, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if kinds:
-        wanted = [size if kind == "sliding_attention" else None for kind in kinds]
-        if [layer.window for layer in layers] != wanted:
-            raise refusal(name, "its attention and its configuration differ on which layers have a window")
+        return windows == [size if kind == "sliding_attention" else None for kind in kinds]
+    return not size or any(windows) or not getattr(config, "use_sliding_window", True)
 
 
 @contextmanager

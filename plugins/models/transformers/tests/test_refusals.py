@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers as hf
 
 from sgcore import Engine
 from sgcore.errors import LaunchError
+from sgcore.testing.checkpoints import greedy_tokens
 
 SMALL: dict[str, Any] = dict(
     vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
@@ -34,6 +37,7 @@ REFUSED = {
     "Llama4ForCausalLM": (hf.Llama4TextConfig(**SMALL, num_local_experts=1), "chunked_attention"),
     "MambaForCausalLM": (hf.MambaConfig(vocab_size=64, hidden_size=32), "a state"),
     "MiniCPM3ForCausalLM": (hf.MiniCPM3Config(**SMALL), "dimensions"),
+    "MoshiForCausalLM": (hf.MoshiConfig(**SMALL, sliding_window=8), "which layers have a window"),
     "Phi3ForCausalLM": (hf.Phi3Config(**SMALL, rope_parameters=LONGROPE), "longest sequence of a batch"),
     "Qwen3MoeForCausalLM": (hf.Qwen3MoeConfig(**SMALL, num_experts=4), "mixture of experts"),
     "T5ForConditionalGeneration": (hf.T5Config(vocab_size=64), "an encoder with a decoder"),
@@ -59,3 +63,28 @@ def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="has no causal language model 'MadeUp'") as caught:
         start(hf.LlamaConfig(**SMALL), "MadeUp", tmp_path)
     assert "newer transformers" in caught.value.hint
+
+
+def test_no_architecture_at_all(tmp_path: Path) -> None:
+    config = {**hf.LlamaConfig(**SMALL).to_dict(), "architectures": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LaunchError, match="has no causal language model None of the type 'llama'"):
+        Engine(model_path=str(tmp_path), model_impl="transformers", load_format="dummy", skip_tokenizer_init=True)
+
+
+def test_own_words_for_sizes_are_mended_by_the_flag_that_the_error_names(tmp_path: Path) -> None:
+    config = hf.GPT2Config(vocab_size=64, n_positions=128, n_embd=32, n_layer=2, n_head=4)
+    with pytest.raises(LaunchError, match="no hidden_size and no num_attention_heads") as caught:
+        start(config, "GPT2LMHeadModel", tmp_path)
+    flag, words = caught.value.hint.split(" ", 1)
+    assert flag == "--json-model-override-args"
+    torch.manual_seed(0)
+    model = hf.GPT2LMHeadModel(config).eval()
+    model.transformer.save_pretrained(tmp_path)
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(tmp_path)
+    options: dict[str, Any] = {"skip_tokenizer_init": True, "max_total_tokens": 256, "dtype": "float32"}
+    prompt = [5, 6, 7, 8, 9]
+    with Engine(model_path=str(tmp_path), json_model_override_args=words.strip("'"), **options) as engine:
+        reply = engine.generate(input_ids=prompt, sampling_params={"temperature": 0, "max_new_tokens": 8})
+    assert reply["output_ids"] == greedy_tokens(model, prompt, 8)
