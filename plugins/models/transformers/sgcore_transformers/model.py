@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from sgcore.api import Build, CacheSpec, HfConfig, Model
 from sgcore.errors import LaunchError
@@ -45,15 +45,13 @@ class TransformersModel(nn.Module, Model):
         self.ignored = [re.compile(pattern) for pattern in causal._keys_to_ignore_on_load_unexpected or ()]
         self.tied: Mapping[str, str] = dict(causal.all_tied_weights_keys)
         decoder = causal.get_decoder()
-        layers = attention_layers(causal, decoder)
+        layers = attention_layers(causal, decoder, _head(causal, decoder))
         _check_words(hf_config, causal.config)
         replace_norms(causal, build)
         materialise(causal, build, self.tied)
         self.step = Step()
         for index, layer in enumerate(layers):
-            shape = (layer.heads, layer.kv_heads, layer.head_dim, layer.window, layer.scale)
-            attention = Attention(build.kernels, index, *shape)
-            layer.module.add_module(PLACE, PagedAttention(attention, self.step))
+            layer.module.add_module(PLACE, PagedAttention(layer.attention(build.kernels, index), self.step))
         for child, module in causal.named_children():
             self.add_module(child, module)
         self.known = {parameter for parameter, _ in self.named_parameters(remove_duplicate=False)}
@@ -68,7 +66,8 @@ class TransformersModel(nn.Module, Model):
             name, _ = renaming.rename_source_key(name)
         if name not in self.known and f"{self.prefix}.{name}" in self.known:
             name = f"{self.prefix}.{name}"
-        return None if any(pattern.search(name) for pattern in self.ignored) else name
+        is_ignored = name not in self.known and any(pattern.search(name) for pattern in self.ignored)
+        return None if is_ignored else name
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         self.step.batch = batch
@@ -82,8 +81,8 @@ class TransformersModel(nn.Module, Model):
 class Given(nn.Module):
     """In the decoder's place: the hidden states are what comes in."""
 
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
 
 
 def _check_words(hf_config: HfConfig, config: Any) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from sgcore.errors import LaunchError
+from sgcore.kernels import Kernels
+from sgcore.layers.attention import Attention
 from sgcore_transformers.attention import Call, recorded
 
 TOKENS = 3
@@ -34,25 +36,40 @@ class Layer:
     scale: float
     window: int | None
 
+    def attention(self, kernels: Kernels, index: int) -> Attention:
+        """sgcore's layer of this shape. `index` is its place in the cache."""
+        return Attention(kernels, index, self.heads, self.kv_heads, self.head_dim, self.window, self.scale)
 
-def attention_layers(causal: Any, decoder: nn.Module) -> list[Layer]:
-    """The layers of `decoder`, whose parameters are on the meta device. Raises LaunchError where one can't work."""
+
+def attention_layers(causal: Any, decoder: nn.Module, head: nn.Module) -> list[Layer]:
+    """The layers of `decoder`, whose parameters are on the meta device, as those of `head`, which gives the logits.
+
+    Raises LaunchError where one can't work.
+    """
     name = type(causal).__name__
     if causal._is_stateful:
         raise refusal(name, "its layers keep a state beside keys and values")
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         raise refusal(name, "its forward pass takes no position_ids")
     ids = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
-    try:
-        with _buffers_on_meta(causal), recorded() as calls, torch.inference_mode():
-            decoder(input_ids=ids, position_ids=ids, use_cache=False)
-    except Exception as error:
-        raise refusal(name, f"its forward pass doesn't run without data: {_first_line(error)}") from error
-    if problems := [problem for call in calls for problem in _problems(call)]:
-        raise refusal(name, problems[0])
+    with _buffers_on_meta(causal), torch.inference_mode():
+        with _refusing(name), recorded() as calls:
+            hidden = decoder(input_ids=ids, position_ids=ids, use_cache=False).last_hidden_state
+        if problems := [problem for call in calls for problem in _problems(call)]:
+            raise refusal(name, problems[0])
+        with _refusing(name):
+            head(inputs_embeds=hidden, use_cache=False)
     layers = [_layer(call) for call in calls]
     _check_whole(name, causal.config, layers)
     return layers
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise refusal(name, f"its forward pass doesn't run without data: {_first_line(error)}") from error
 
 
 def refusal(name: str, reason: str) -> LaunchError:
