@@ -56,16 +56,16 @@ MyModelForCausalLM = "my_package.model:MyModelForCausalLM"
 ABOUT_CHOICE = """\
 The first rule that gives a name decides; `sgcore serve MODEL --explain` shows which one it was.
 
-| kind | 1 | 2 | 3 |
-|---|---|---|---|
-| model | `sgcore_resolve_architecture` | `architectures[0]` | |
-| platform | `--platform` | the one device that plugins offer | the one fallback that they offer |
-| attention | `--attention-backend` | `sgcore_select_attention` | `Platform.default_attention` |
-| quantization | `--quantization` | `sgcore_select_quantization` | `quantization_config.quant_method` |
-| weights | `--load-format` | `sgcore_select_weights` | |
-| parser | the flag | the tokenizer's own `response_template` | `sgcore_select_tool_call_parser`, `…_reasoning_parser` |
-| grammar | `--grammar-backend` | `sgcore_select_grammar` | none: constraints get 400 |
-| primitive | the word that a program uses | | |
+| kind | 1 | 2 | 3 | 4 |
+|---|---|---|---|---|
+| model | `--model-impl` | `sgcore_resolve_architecture` | `architectures[0]` | `sgcore_fall_back` |
+| platform | `--platform` | the one device that plugins offer | the one fallback that they offer | |
+| attention | `--attention-backend` | `sgcore_select_attention` | `Platform.default_attention` | |
+| quantization | `--quantization` | `sgcore_select_quantization` | `quantization_config.quant_method` | |
+| weights | `--load-format` | `sgcore_select_weights` | | |
+| parser | its flag | the tokenizer's `response_template` | `sgcore_select_tool_call_parser`, `…_reasoning_parser` | |
+| grammar | `--grammar-backend` | `sgcore_select_grammar` | none: constraints get 400 | |
+| primitive | the word that a program uses | | | |
 
 A driver that was chosen is never replaced by another: if it doesn't load, the start ends with its own error."""
 

@@ -20,6 +20,7 @@ class ModelOptions(Options):
     tokenizer_path: str | None = Field(None, description="Folder of the tokenizer, if it isn't the model's.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     load_format: str = Field("auto", description="Weight source by name; `dummy` makes random weights.")
+    model_impl: str | None = Field(None, description="Model driver by name; the architecture's own by default.")
     dtype: str = Field("auto", description="float32, bfloat16, float16, or auto: the best that the platform does well.")
     quantization: str | None = Field(None, description="Quantization method, if the configuration names none.")
     context_length: int | None = Field(None, gt=0, description="Longest prompt plus output, in tokens.")

@@ -44,6 +44,11 @@ def sgcore_resolve_architecture(hf_config: HfConfig) -> str | None:
     """The model driver for a configuration whose `architectures[0]` is an alias; None: no opinion."""
 
 
+@hookspec(firstresult=True)
+def sgcore_fall_back(hf_config: HfConfig) -> str | None:
+    """A model driver for any architecture, asked where no plugin offers `architectures[0]`; None: not this one."""
+
+
 @hookspec
 def sgcore_offer_platform() -> PlatformOffer | None:
     """A device that is present, found without initialising it. Two answers that are no fallback end the start."""

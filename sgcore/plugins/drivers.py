@@ -110,19 +110,26 @@ def find(kind: str, name: str, installed: Installed, prefer: Sequence[str] = ())
     try:
         lookup = _Lookup(row, name, installed, prefer)
     except NoMatches as error:
-        raise _missing(row, name, installed) from error
+        raise missing(kind, name, installed) from error
     driver: Driver = vars(lookup.extensions[0].entry_point)["driver"]
     return driver
 
 
-def _missing(kind: Kind, name: str, installed: Installed) -> LaunchError:
-    for entry in installed.group(kind.group):
+def is_offered(kind: str, name: str, installed: Installed) -> bool:
+    """Whether a distribution provides this name, be it for another sgcore."""
+    return any(entry.name == name for entry in installed.group(KINDS[kind].group))
+
+
+def missing(kind: str, name: str, installed: Installed, mend: str = "install the plugin that has it") -> LaunchError:
+    """The error for a name that nobody provides for this sgcore; `mend`: what to do where nobody provides it at all."""
+    row = KINDS[kind]
+    for entry in installed.group(row.group):
         if entry.name == name:
-            return LaunchError(f"{kind.name} {name!r}: {entry.mismatch}", f"install another {entry.distribution}")
-    known = ", ".join(installed.names(kind.group)) or "none"
+            return LaunchError(f"{kind} {name!r}: {entry.mismatch}", f"install another {entry.distribution}")
+    known = ", ".join(installed.names(row.group)) or "none"
     return LaunchError(
-        f"no installed plugin provides the {kind.name} {name!r}; installed: {known}",
-        "install the plugin that provides it; `sgcore plugins list` shows what is there",
+        f"no installed plugin provides the {kind} {name!r}; installed: {known}",
+        f"{mend}; `sgcore plugins list` shows what is there",
     )
 
 

@@ -35,8 +35,11 @@ def resolve(
     return _Resolution(choices, installed, hooks).plan(origins or {})
 
 
-OPTION_OF = {"weights": "load_format", "attention": "attention_backend", "grammar": "grammar_backend"}
+OPTION_OF = {
+    "weights": "load_format", "model": "model_impl", "attention": "attention_backend", "grammar": "grammar_backend",
+}  # fmt: skip
 """Kind of driver -> the option that names it, where the two differ."""
+ANY_MODEL = "install the plugin that provides it, or one for any architecture: pip install sgcore-transformers"
 
 
 class _Resolution:
@@ -86,13 +89,24 @@ class _Resolution:
         return driver, open_source(driver, path)
 
     def _model(self, hf_config: Mapping[str, Any]) -> tuple[Driver, type[Model]]:
-        answer = self.hooks.first("sgcore_resolve_architecture", hf_config=hf_config)
-        listed = hf_config.get("architectures") or []
-        if answer is None and not listed:
-            raise LaunchError("the model's configuration names no architecture", "is `architectures` in config.json?")
-        name, by = (answer.value, f"plugin {answer.distribution}") if answer else (listed[0], "config.json")
-        driver = self._find("model", name, by)
+        driver = self._find("model", *self._model_name(hf_config))
         return driver, drivers.load(driver)
+
+    def _model_name(self, hf_config: Mapping[str, Any]) -> tuple[str, str]:
+        if self.choices.model.model_impl:
+            return self.choices.model.model_impl, "--model-impl"
+        answer = self.hooks.first("sgcore_resolve_architecture", hf_config=hf_config)
+        if answer is not None:
+            return answer.value, f"plugin {answer.distribution}"
+        listed = hf_config.get("architectures") or []
+        if not listed:
+            raise LaunchError("the model's configuration names no architecture", "is `architectures` in config.json?")
+        if drivers.is_offered("model", listed[0], self.installed):
+            return listed[0], "config.json"
+        answer = self.hooks.first("sgcore_fall_back", hf_config=hf_config)
+        if answer is not None:
+            return answer.value, f"plugin {answer.distribution}: none offers {listed[0]}"
+        raise drivers.missing("model", listed[0], self.installed, ANY_MODEL)
 
     def _platform(self) -> tuple[Driver, type[Platform]]:
         named = self.choices.runtime.platform

@@ -51,3 +51,10 @@ def test_parsing(tmp_path: Path) -> None:
 def test_help(script: str) -> None:
     done = subprocess.run([sys.executable, BENCH / f"{script}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "usage:" in done.stdout
+
+
+def test_fallback(tmp_path: Path) -> None:
+    printed, record = run("fallback", tmp_path, "--passes", "1")
+    rows = record["tables"]["Shape tiny"]
+    assert len(rows) == 3 and all(row["same_tokens"] and row["speed"] > 0 for row in rows)
+    assert "| prefill of 512 |" in printed

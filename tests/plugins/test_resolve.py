@@ -99,7 +99,7 @@ def test_the_plan_names_every_driver_and_who_decided(plan_for):
     assert [driver.name for driver in drivers] == ["Made", "device", "plain", "folder"]
     assert plan.quantization is None
     assert (plan.dtype, plan.context_tokens) == ("bfloat16", 512)
-    assert decided_by(plan, "model") == "config.json"
+    assert decided_by(plan, "model_impl") == "config.json"
     assert decided_by(plan, "platform") == "offer of sgcore-made"
     assert decided_by(plan, "attention_backend") == "default of platform device"
     assert decided_by(plan, "load_format") == "plugin sgcore-made"
@@ -184,6 +184,7 @@ def test_the_number_format_is_the_checkpoints_if_the_platform_does_it_well(plan_
             {},
             "no installed plugin provides the model 'Unknown'; installed: Made, Other",
         ),
+        ({}, {"model_impl": "other"}, "no installed plugin provides the model 'other'; installed: Made, Other"),
         ({"quantization_config": {"quant_method": "q1"}}, {}, "quantization 'q1'"),
         ({}, {"platform": "other"}, "platform 'other'"),
         ({}, {"attention_backend": "other"}, "attention 'other'"),
@@ -319,3 +320,38 @@ def test_a_record_that_is_none_of_its_kind(site, with_formats):
     with pytest.raises(LaunchError, match="forms:WRONG is no instance of sgcore"):
         drivers.load(drivers.find("parser", "wrong", site.installed()))
     assert drivers.load(drivers.find("parser", "angle", site.installed())).call is None
+
+
+FALL_BACK = """
+@hookimpl
+def sgcore_fall_back(hf_config):
+    return 'Other' if hf_config['architectures'] != ['Refused'] else None
+"""
+
+
+def test_a_fallback_is_asked_only_for_what_no_plugin_offers(site, plan_for):
+    site.plugin("p-any", FALL_BACK)
+    assert plan_for().model.name == "Made"
+    plan = plan_for({"architectures": ["Unknown"]})
+    assert plan.model.name == "Other"
+    assert decided_by(plan, "model_impl") == "plugin p-any: none offers Unknown"
+
+
+def test_a_fallback_replaces_no_driver_that_is_for_another_sgcore(site, plan_for):
+    site.plugin("p-any", FALL_BACK)
+    site.install("p-old", {"sgcore.models": {"Old": "made:Model"}}, ["sgcore>=7"])
+    with pytest.raises(LaunchError, match=r"p-old 1\.0 needs sgcore>=7"):
+        plan_for({"architectures": ["Old"]})
+
+
+def test_the_error_for_what_no_fallback_takes_says_what_to_install(site, plan_for):
+    site.plugin("p-any", FALL_BACK)
+    with pytest.raises(LaunchError, match="'Refused'; installed: Made, Other") as caught:
+        plan_for({"architectures": ["Refused"]})
+    assert "pip install sgcore-transformers" in caught.value.hint
+
+
+def test_the_user_names_the_model_driver(site, plan_for):
+    site.plugin("p-hook", "@hookimpl\ndef sgcore_resolve_architecture(hf_config): return 'Made'\n")
+    plan = plan_for(model_impl="Other")
+    assert (plan.model.name, decided_by(plan, "model_impl")) == ("Other", "--model-impl")

@@ -1,0 +1,1 @@
+"""Any decoder-only architecture of transformers for sgcore."""
