@@ -111,18 +111,28 @@ def _sampling(service: Service, body: ChatRequest) -> SamplingParams:
     return sampling_of(body, max_tokens, service.defaults, "max_completion_tokens" if is_new else "max_tokens")
 
 
+def _constrained(service: Service, sampling: SamplingParams, tools: Tools, parsers: Parsers) -> SamplingParams:
+    """What the tools ask for is added, and a constraint waits for the end of reasoning that the prompt began."""
+    fields: dict[str, Any] = constraint(tools, service.format)
+    if service.frontend.plan.grammar is None or sampling.constraint is not None:
+        fields.pop("structural_tag", None)  # strict arguments are a wish: clients' libraries ask for them unasked
+    constrained = msgspec.structs.replace(sampling, **fields)
+    if constrained.constraint is None or constrained.constraint_after or not parsers.begin_in_reasoning:
+        return constrained
+    assert service.format is not None
+    return msgspec.structs.replace(constrained, constraint_after=service.format.reasoning_end or ())
+
+
 async def chat_replies(service: Service, body: ChatRequest) -> Replies:
     """The request, ready to run. Raises `RequestError` 400."""
     tools = tools_of(body, service.format)
     sampling, top_logprobs = _sampling(service, body), _top_logprobs(body)
     ids, turn = await rendered(service, body, tools)
     parsers = Parsers(service.format, turn, tools, body.separate_reasoning is not False)
-    fields: dict[str, Any] = constraint(tools, service.format, parsers.begin_in_reasoning)
-    if service.frontend.plan.grammar is None or sampling.constraint is not None:
-        fields.pop("structural_tag", None)  # strict arguments are a wish: clients' libraries ask for them unasked
     hides = sampling.skip_special_tokens and not (service.has_special_marks and parsers.are_needed)
+    sampling = msgspec.structs.replace(_constrained(service, sampling, tools, parsers), skip_special_tokens=hides)
     prompt = Prompt(
-        sampling=msgspec.structs.replace(sampling, skip_special_tokens=hides, **fields),
+        sampling=sampling,
         top_logprobs=top_logprobs,
         rid=request_ids(body.rid, 1, "chatcmpl-")[0],
         priority=request_priority(body.priority),

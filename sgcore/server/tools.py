@@ -99,13 +99,11 @@ def _named(choice: NamedTool, names: set[str]) -> str:
     return choice.function.name
 
 
-def constraint(tools: Tools, format: Format | None, begins_in_reasoning: bool) -> dict[str, str]:
-    """Fields of the sampling parameters that these tools ask for. A forced call waits until reasoning has ended."""
+def constraint(tools: Tools, format: Format | None) -> dict[str, str]:
+    """Fields of the sampling parameters that these tools ask for."""
     if not tools.allowed or format is None:
         return {}
     if tools.is_forced:
-        after = format.reasoning_end if begins_in_reasoning else None
-        fields = {"json_schema": forced_calls(tools.allowed, tools.only_one), "constraint_after": after}
-    else:
-        fields = {"structural_tag": strict_calls(format.call, tools.allowed) if format.call else None}
-    return {name: value for name, value in fields.items() if value is not None}
+        return {"json_schema": forced_calls(tools.allowed, tools.only_one)}
+    tag = strict_calls(format.call, tools.allowed) if format.call else None
+    return {} if tag is None else {"structural_tag": tag}

@@ -55,6 +55,18 @@ def test_reasoning_that_the_prompt_began(ai: openai.OpenAI, frontend: ScriptedFr
     assert (message.content, message.reasoning_content) == ("Yes, it is.", THOUGHT)
 
 
+@pytest.mark.parametrize("suffix, expected", [("<|im_start|>assistant\n<think>\n", "</think>"), ("", ())])
+def test_a_schema_waits_for_the_end_of_reasoning(
+    ai: openai.OpenAI, frontend: ScriptedFrontend, suffix: str, expected: Any
+) -> None:
+    frontend.script = SCRIPT
+    ask(ai, chat_template_kwargs={"suffix": suffix}, response_format={"type": "json_object"})
+    sampling = frontend.prompts[-1].sampling
+    assert sampling.json_schema is not None and sampling.constraint_after == expected
+    ask(ai, chat_template_kwargs={"suffix": suffix}, response_format={"type": "json_object"}, constraint_after="!")
+    assert frontend.prompts[-1].sampling.constraint_after == "!"
+
+
 def test_reasoning_stays_in_the_content_if_asked_for(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:
     frontend.script = SCRIPT
     message = ask(ai, separate_reasoning=False).choices[0].message
