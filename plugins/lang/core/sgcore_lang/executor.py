@@ -197,6 +197,14 @@ class Executor:
     def _work(self) -> None:
         if self._task is None and self._is_born and self._done < self._wanted and self.error is None:
             self._task = asyncio.get_running_loop().create_task(self._drain())
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task may be cancelled before it has begun: nothing within it would say so."""
+        self._task = None
+        if task.cancelled():
+            self.fail(self._reason)
+        self._work()
 
     async def _drain(self) -> None:
         try:
@@ -207,12 +215,8 @@ class Executor:
                 await self.interpreter.flush()
                 self._done += batch
                 self.notify()
-        except asyncio.CancelledError:
-            self.fail(self._reason)
         except Exception as error:
             self.fail(error)
-        finally:
-            self._task = None
 
     async def _do(self, operation: Operation) -> None:
         try:
