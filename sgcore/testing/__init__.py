@@ -15,5 +15,5 @@ if importlib.util.find_spec("pytest"):
 
     # So that a failed assertion of a suite shows its values.
     pytest.register_assert_rewrite(
-        *(f"{__name__}.{suite}" for suite in ("attention", "formats", "kernels", "models", "platforms"))
+        *(f"{__name__}.{suite}" for suite in ("attention", "formats", "kernels", "models", "platforms", "quantization"))
     )
