@@ -61,7 +61,7 @@ class IntegerLinear(LinearMethod):
         values, order = self._in_order(read)
         replace(layer, "weight", self.kernels.pack_int(values, self.bits))
         replace(layer, "scales", narrowest(read.scales))
-        replace(layer, "zeros", read.zeros)
+        replace(layer, "zeros", None if read.zeros is None else by_group(read.zeros))
         replace(layer, "order", order)
 
     def _in_order(self, read: Integers) -> tuple[Tensor, Tensor | None]:
@@ -107,8 +107,13 @@ def unpack_words(words: Tensor, bits: int, dim: int) -> Tensor:
 
 
 def narrowest(scales: Tensor) -> Tensor:
-    """The same numbers in two bytes each, if some type has them all."""
+    """The same numbers in two bytes each, if some type has them all; by group in memory."""
     for dtype in (torch.float16, torch.bfloat16):
         if torch.equal(scales.to(dtype).to(scales.dtype), scales):
-            return scales.to(dtype).contiguous()
-    return scales.contiguous()
+            return by_group(scales.to(dtype))
+    return by_group(scales)
+
+
+def by_group(numbers: Tensor) -> Tensor:
+    """(out, groups) with the rows of a group behind one another in memory: neighbouring rows are read together."""
+    return numbers.T.contiguous().T
