@@ -257,7 +257,8 @@ class LinearMethod(ABC):
     def create(self, layer: torch.nn.Module, in_features: int, out_features: Sequence[int]) -> None:
         """Register the parameters (`sgcore.layers.parameters`); `out_features` has one entry for each fused part.
 
-        Their names are the checkpoint's behind the layer's own. Raises `LaunchError` for sizes that the format can't have.
+        Their names are the checkpoint's behind the layer's own. Raises `LaunchError` for sizes that the format can't
+        have.
         """
 
     def finish(self, layer: torch.nn.Module) -> None:

@@ -15,8 +15,8 @@ from sgcore.layers.parameters import Axis, LayerParameters, replace
 class Float8Linear(LinearMethod):
     """`weight` with a scale for all of a part, for each row or for each block; inputs rounded by a scale too.
 
-    A scale for a part and one for each row are stored alike. Inputs get the checkpoint's `input_scale` (`is_static`), or a
-    scale for each token, or for each token and a block's columns.
+    A scale for a part and one for each row are stored alike. Inputs get the checkpoint's `input_scale` (`is_static`),
+    or a scale for each token, or for each token and a block's columns.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Float8Linear(LinearMethod):
     def finish(self, layer: nn.Module) -> None:
         scale: Tensor = getattr(layer, self.scale_name).data
         delattr(layer, self.scale_name)
-        if self.block is not None and any(size % self.block[0] for size in self.part_sizes):
+        if self.block is not None and any(size % self.block[0] for size in self.part_sizes[:-1]):
             scale, self.block = self._by_row(scale, self.block), (1, self.block[1])
         replace(layer, "weight_scale", scale)
-        given: Tensor | None = layer.input_scale.data if self.is_static else None  # type: ignore[assignment, union-attr]
+        given: Tensor | None = layer.input_scale.data if self.is_static else None  # type: ignore[assignment]
         if given is not None and bool((given == given[0]).all()):
             given = given[:1]
         replace(layer, "input_scale", given)
@@ -81,7 +81,7 @@ class OnlineFloat8Linear(Float8Linear):
         LayerParameters(layer, in_features, out_features, self.device).add("weight", self.dtype, Axis(0), Axis(1))
 
     def finish(self, layer: nn.Module) -> None:
-        quantised, scale = self.kernels.quantize_fp8(layer.weight.data)  # type: ignore[arg-type, operator, union-attr]
+        quantised, scale = self.kernels.quantize_fp8(layer.weight.data)  # type: ignore[arg-type]
         replace(layer, "weight", quantised)
         replace(layer, "weight_scale", scale.flatten())
         replace(layer, "input_scale", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class IntegerLinear(LinearMethod):
                 f"an order of input features whose groups don't have {self.group} features each isn't supported",
                 "the checkpoint is damaged, or group_size is another",
             )
-        parts = torch.split(read.values, self.part_sizes)
+        parts = torch.split(read.values, list(self.part_sizes))
         values = torch.cat([part[:, row] for part, row in zip(parts, order, strict=True)])
         return values, order[:1] if bool((order == order[0]).all()) else order
 
@@ -95,8 +96,9 @@ class IntegerLinear(LinearMethod):
         return torch.cat(outputs, dim=1)
 
     def _product(self, layer: nn.Module, x: Tensor, rows: slice, bias: Tensor | None) -> Tensor:
-        weight, scales, zeros = (None if t is None else t[rows] for t in (layer.weight, layer.scales, layer.zeros))  # type: ignore[index]
-        return self.kernels.linear_int(x, weight, scales, zeros, self.bits, None if bias is None else bias[rows])  # type: ignore[arg-type]
+        stored: list[Any] = [layer.weight, layer.scales, layer.zeros, bias]
+        taken: list[Any] = [None if tensor is None else tensor[rows] for tensor in stored]
+        return self.kernels.linear_int(x, taken[0], taken[1], taken[2], self.bits, taken[3])
 
 
 def unpack_words(words: Tensor, bits: int, dim: int) -> Tensor:

@@ -38,7 +38,7 @@ class PartedParameter(nn.Parameter):
     """A layer's parameter that is filled in parts. Made by `LayerParameters.add`."""
 
     output: Axis | None
-    """Where output features lie, the parts behind one another; None: the parts are stacked, one entry of dimension 0 each."""
+    """Where output features lie, the parts behind one another; None: parts are stacked along dimension 0."""
     input: Axis | None
     """Where input features lie; None: the tensor knows nothing of them."""
     part_entries: tuple[int, ...]
@@ -71,9 +71,7 @@ class PartedParameter(nn.Parameter):
 class LayerParameters:
     """Registers a layer's parameters; `out_features` has one entry for each fused part."""
 
-    def __init__(
-        self, layer: nn.Module, in_features: int, out_features: Sequence[int], device: torch.device
-    ) -> None:
+    def __init__(self, layer: nn.Module, in_features: int, out_features: Sequence[int], device: torch.device) -> None:
         self.layer, self.in_features, self.out_features, self.device = layer, in_features, tuple(out_features), device
 
     def add(
@@ -92,7 +90,11 @@ class LayerParameters:
         Without an output axis each part has a tensor of its own, in the shape of `initial` where there is one.
         """
         sizes: dict[int, int] = {}
-        entries = tuple(output.entries(features, f"{name}, output features") for features in self.out_features) if output else ()
+        entries = (
+            tuple(output.entries(features, f"{name}, output features") for features in self.out_features)
+            if output
+            else ()
+        )
         if output is not None:
             sizes[output.dim] = sum(entries)
         if input is not None:

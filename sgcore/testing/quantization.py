@@ -176,7 +176,9 @@ class QuantSuite:
             for prompt in prompts:
                 wanted = log_probabilities(model, prompt)[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
                 params = {"max_new_tokens": 1, "temperature": 0.0}
-                reply = engine.generate(input_ids=prompt, sampling_params=params, return_logprob=True, logprob_start_len=0)
+                reply = engine.generate(
+                    input_ids=prompt, sampling_params=params, return_logprob=True, logprob_start_len=0
+                )
                 got = torch.tensor([entry[0] for entry in reply["meta_info"]["input_token_logprobs"][1:]])
                 torch.testing.assert_close(got, wanted, atol=self.tolerance, rtol=0)
 
@@ -184,8 +186,8 @@ class QuantSuite:
         """Write a tiny model whose layers are quantised; returns what transformers would have to compute."""
         from transformers import LlamaConfig
 
-        shape = {"vocab_size": 199, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "eos_token_id": 1}
+        shape: dict[str, Any] = {"vocab_size": 199, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+        heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "eos_token_id": 1}
         model = write_checkpoint(LlamaConfig(**shape, **heads), folder, std=0.15)
         tensors = load_file(folder / "model.safetensors")
         for name, layer in model.model.layers.named_modules():

@@ -57,8 +57,8 @@ def _product(
 ):  # fmt: skip
     """out (tokens, ROWS_OUT); x (tokens, SIZE) and weight (ROWS_OUT, SIZE) in 8 bits.
 
-    With `BLOCK_ROWS`, each step has scales of its own: scales (rows / BLOCK_ROWS, steps), rates (tokens, steps). Without,
-    scales (ROWS_OUT,) and rates (tokens,), or one of them for all tokens if `RATES` is 0.
+    With `BLOCK_ROWS`, each step has scales of its own: scales (rows / BLOCK_ROWS, steps), rates (tokens, steps).
+    Without, scales (ROWS_OUT,) and rates (tokens,), or one of them for all tokens if `RATES` is 0.
     """
     steps: tl.constexpr = (SIZE + STEP - 1) // STEP
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -133,7 +133,8 @@ def quantize(x: Tensor, scale: Tensor | None, group: int | None) -> tuple[Tensor
     scales = torch.empty((count, groups), dtype=torch.float32, device=x.device) if scale is None else scale.view(1, 1)
     _round_rows[(count,)](
         x, scales, out, scales, x.stride(0), SIZE=size, BLOCK=block, GROUP=group or block, GROUPS=groups,
-        IS_GIVEN=scale is not None, MOST=FLOAT8_MOST, LEAST=LEAST_SCALE, num_warps=4 if block <= 8192 else 8, **overlap(x),
+        IS_GIVEN=scale is not None, MOST=FLOAT8_MOST, LEAST=LEAST_SCALE, num_warps=4 if block <= 8192 else 8,
+        **overlap(x),
     )  # fmt: skip
     return out, scales
 

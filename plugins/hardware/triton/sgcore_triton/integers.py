@@ -1,8 +1,8 @@
 """Products with weights of 4 or 8 bits in groups: the integers become floats in registers.
 
-As in `narrow`, a tile has rows of the weight where a product of many tokens has tokens. A step along `in` lies within one
-group, so that its scale is a factor of the step's sum and the matrix units multiply exact integers. With few tiles, `in`
-is split among programs, whose sums a second kernel adds in a fixed order.
+As in `narrow`, a tile has rows of the weight where a product of many tokens has tokens. A step along `in` lies within
+one group, so that its scale is a factor of the step's sum and the matrix units multiply exact integers. With few tiles,
+`in` is split among programs, whose sums a second kernel adds in a fixed order.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ MOST_TOKENS = 64
 """With more, the weight is widened once and multiplied by the library."""
 LONGEST_STEP = 128
 PROGRAMS = 512
-"""Where there are fewer tiles than these, `in` is split: some for each of an H100's 132 multiprocessors. Not measured."""
+"""With fewer tiles than these, `in` is split: some for each of an H100's 132 multiprocessors. Not measured."""
 FEWEST_STEPS = 4
 """Of a part of `in`: fewer would not fill the pipeline."""
+STAGES = 3 if torch.version.hip else 4
+"""Triton 3.6 can't compile 4 for gfx950."""
 WIDE_COLUMNS = 512
 
 
@@ -33,7 +35,7 @@ def _centred(numbers, zero, DTYPE: tl.constexpr):
     16-bit floats with the right exponent have small integers in their lowest bits, which saves the conversion; bfloat16
     has room for 7 bits.
     """
-    if DTYPE == tl.float16:
+    if tl.float16 == DTYPE:
         return (numbers.to(tl.uint16) | 0x6400).to(DTYPE, bitcast=True) - (zero + 1024).to(DTYPE)
     return (numbers.to(tl.float32) - zero).to(DTYPE)
 
@@ -41,7 +43,7 @@ def _centred(numbers, zero, DTYPE: tl.constexpr):
 @triton.jit
 def _centred_small(numbers, zero, DTYPE: tl.constexpr):
     """As `_centred`, for integers below 16."""
-    if DTYPE == tl.bfloat16:
+    if tl.bfloat16 == DTYPE:
         return (numbers.to(tl.uint16) | 0x4300).to(DTYPE, bitcast=True) - (zero + 128).to(DTYPE)
     return _centred(numbers, zero, DTYPE)
 
@@ -167,7 +169,7 @@ def tile(tokens: int, rows: int, steps: int) -> tuple[int, int, int, int]:
     splits = min(triton.next_power_of_2(max(1, PROGRAMS // tiles)), max(1, steps // FEWEST_STEPS))
     # No part may be empty.
     splits = triton.cdiv(steps, triton.cdiv(steps, splits))
-    return rows_each, splits, 4, 4 if rows_each == 64 else 1
+    return rows_each, splits, STAGES, 4 if rows_each == 64 else 1
 
 
 def takes(x: Tensor, scales: Tensor) -> bool:
@@ -177,9 +179,7 @@ def takes(x: Tensor, scales: Tensor) -> bool:
     return is_float and runs_here(x) and x.shape[0] > 0 and x.stride(1) == 1 and groups % PACK_BLOCK == 0
 
 
-def linear(
-    x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, bias: Tensor | None
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, bias: Tensor | None) -> Tensor:
     """As `Kernels.linear_int`, for up to `MOST_TOKENS` tokens."""
     (count, size), rows = x.shape, weight.shape[0]
     group = size // scales.shape[1]
@@ -192,7 +192,8 @@ def linear(
         x, weight, scales, scales if zeros is None else zeros, x if bias is None else bias, sums,
         x.stride(0), scales.stride(0), scales.stride(1), count,
         ROWS_OUT=rows, SIZE=size, GROUP=group, TOKENS=tokens, ROWS=rows_each, STEP=step, SPLITS=splits, STAGES=stages,
-        BITS=bits, HAS_ZEROS=zeros is not None, HAS_BIAS=bias is not None and splits == 1, num_warps=warps, **overlap(x),
+        BITS=bits, HAS_ZEROS=zeros is not None, HAS_BIAS=bias is not None and splits == 1, num_warps=warps,
+        **overlap(x),
     )  # fmt: skip
     if splits > 1:
         _add_parts[(triton.cdiv(rows, WIDE_COLUMNS), count)](

@@ -22,9 +22,7 @@ class TritonKernels(Kernels):
             return narrow.linear(x, weight, bias)
         return super().linear(x, weight, bias)
 
-    def quantize_fp8(
-        self, x: Tensor, scale: Tensor | None = None, group: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def quantize_fp8(self, x: Tensor, scale: Tensor | None = None, group: int | None = None) -> tuple[Tensor, Tensor]:
         if float8.takes_rounding(x, group):
             return float8.quantize(x, scale, group)
         return super().quantize_fp8(x, scale, group)

@@ -31,7 +31,7 @@ SKINNY = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 2, "ROWS": 4, "GROUPS": 128,
 NARROW = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 16, "ROWS": 64, "STEP": 256, "VECTOR": 8, "STAGES": 3}
 NARROW |= {"HAS_BIAS": True}
 GROUPED = {"ROWS_OUT": 4096, "SIZE": 4096, "GROUP": 128, "ROWS": 64, "STEP": 128, "HAS_ZEROS": True}
-PARTS = {"TOKENS": 16, "SPLITS": 8, "STAGES": 4, "HAS_BIAS": False}
+PARTS = {"TOKENS": 16, "SPLITS": 8, "HAS_BIAS": False}
 ROUND = {"SIZE": 4096, "BLOCK": 4096, "MOST": 448.0, "LEAST": 1e-12}
 FLOAT8 = {"ROWS_OUT": 4096, "SIZE": 4096, "STEP": 128, "STAGES": 4, "HAS_BIAS": True, "RATES": 1}
 FLOAT8_TYPES = {"x": "*fp8e4nv", "weight": "*fp8e4nv", "scales": "*fp32"}
@@ -47,10 +47,11 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     yield rotary._rotary_write, ROTARY, {}
     yield skinny._skinny, SKINNY | NORMED, {"tokens": "i32"}
     yield skinny._skinny, SKINNY | NORMED | {"GATED": True}, {"tokens": "i32"}
+    parts = PARTS | {"STAGES": 4 if target.startswith("sm") else 3}
     for bits in (4, 8):
-        yield integers._grouped, GROUPED | PARTS | {"BITS": bits}, PACKED | {"out": "*fp32"}
+        yield integers._grouped, GROUPED | parts | {"BITS": bits}, PACKED | {"out": "*fp32"}
         yield integers._widen, GROUPED | {"BITS": bits}, PACKED
-    yield integers._grouped, GROUPED | PARTS | {"BITS": 4, "HAS_ZEROS": False}, PACKED | {"x": "*fp16", "out": "*fp16"}
+    yield integers._grouped, GROUPED | parts | {"BITS": 4, "HAS_ZEROS": False}, PACKED | {"x": "*fp16", "out": "*fp16"}
     yield integers._add_parts, {"ROWS_OUT": 4096, "SPLITS": 8, "BLOCK": 512, "HAS_BIAS": True}, {"tokens": "i32"}
     if target in WITH_FLOAT8:
         yield from float8_cases()

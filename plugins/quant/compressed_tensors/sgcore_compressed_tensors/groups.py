@@ -49,9 +49,7 @@ class Group:
         inputs = self.inputs or {}
         columns = self.weights["block_structure"][1] if self.strategy == "block" else None
         known = (
-            [(True, "group", columns)]
-            if self.strategy == "block"
-            else [(True, "token", None), (False, "tensor", None)]
+            [(True, "group", columns)] if self.strategy == "block" else [(True, "token", None), (False, "tensor", None)]
         )
         given = (bool(inputs.get("dynamic")), inputs.get("strategy"), inputs.get("group_size") if columns else None)
         is_float = inputs.get("num_bits") == 8 and inputs.get("type") == "float"

@@ -46,7 +46,9 @@ class PackedSuite(QuantSuite):
             scales[:, group] = (spread / (high - low)).bfloat16().float()
             if not self.sym:
                 zeros[:, group] = (low - part.amin(1) / scales[:, group]).round().clamp(low, high)
-            numbers[:, order == group] = (part / scales[:, group, None] + zeros[:, group, None]).round().clamp(low, high)
+            numbers[:, order == group] = (
+                (part / scales[:, group, None] + zeros[:, group, None]).round().clamp(low, high)
+            )
         wide = (numbers - zeros[:, order]) * scales[:, order]
         tensors = {"weight_packed": words(numbers, self.bits), "weight_scale": scales.bfloat16()}
         tensors["weight_shape"] = torch.tensor([out, size])

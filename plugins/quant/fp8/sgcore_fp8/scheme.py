@@ -1,4 +1,4 @@
-"""`quant_method: fp8`: weights with a scale for all, for each row or for each block; or any weights, rounded at start."""
+"""`quant_method: fp8`: weights with one scale, one for each row or one for each block; or any weights, at start."""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from sgcore.testing.quantization import Packed, QuantSuite
 from sgcore_fp8.scheme import Fp8Scheme
 
-E4M3 = sorted({m / 8 * 2.0**-6 for m in range(8)} | {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0})
+E4M3 = sorted(
+    {m / 8 * 2.0**-6 for m in range(8)} | {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0}
+)
 """Every magnitude of the type: 3 bits behind the point, exponents -6 to 8, the largest stands for no number."""
 
 

@@ -1,8 +1,8 @@
 """`quant_method: gptq` (arXiv 2210.17323): 4 and 8 bits, with and without an order of activations.
 
-`qweight` (in / n, out) int32 has n = 32 / bits input features in a word, the first in the lowest bits; `qzeros` (groups,
-out / n) likewise along the outputs; `scales` (groups, out); `g_idx` (in,) is each input feature's group. The format's
-first version stores zero points less one.
+`qweight` (in / n, out) int32 has n = 32 / bits input features in a word, the first in the lowest bits; `qzeros`
+(groups, out / n) likewise along the outputs; `scales` (groups, out); `g_idx` (in,) is each input feature's group. The
+format's first version stores zero points less one.
 """
 
 from __future__ import annotations
