@@ -28,7 +28,10 @@ class Layers:
         other = [pattern for pattern, change in dynamic.items() if not pattern.startswith("-:") and change]
         if other:
             raise LaunchError(f"gptq: layers with other settings ({other[0]}) aren't supported", "quantise all alike")
-        excluded = tuple(re.compile(pattern[2:]) for pattern in dynamic if pattern.startswith("-:"))
+        try:
+            excluded = tuple(re.compile(pattern[2:]) for pattern in dynamic if pattern.startswith("-:"))
+        except re.error as error:
+            raise LaunchError(f"gptq: a pattern of `dynamic` is no regular expression: {error}") from error
         named = tuple(config.get("modules_to_not_convert") or ())
         skipped = named if config.get("lm_head") else (*named, OUTPUT)
         only = [name for names in config.get("modules_in_block_to_quantize") or () for name in _listed(names)]
