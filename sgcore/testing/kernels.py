@@ -165,6 +165,14 @@ class KernelSuite:
                 assert (mine.float() != its.float()).float().mean() < 0.02
                 torch.testing.assert_close(mine.float(), its.float(), rtol=0.13, atol=2.0**-9)
 
+    def test_a_quantised_row_does_not_depend_on_its_neighbours(self, dtype: torch.dtype) -> None:
+        x, weight = random(2, 128, dtype=dtype), torch.randint(0, 256, (24, 64), dtype=torch.uint8)
+        other = torch.stack((x[0], random(128, dtype=dtype)))
+        integers = (weight, torch.rand(24, 2), None, 4)
+        assert torch.equal(self.kernels.linear_int(x, *integers)[0], self.kernels.linear_int(other, *integers)[0])
+        floats = (torch.randn(24, 128).to(FLOAT8), torch.rand(24))
+        assert torch.equal(self.kernels.linear_fp8(x, *floats)[0], self.kernels.linear_fp8(other, *floats)[0])
+
     def test_pages_are_copied(self, dtype: torch.dtype) -> None:
         pool = random(6, 16, 2, 8, dtype=dtype)
         mine, its = pool.clone(), pool.clone()

@@ -49,6 +49,16 @@ def _tile(at, k, inside, SIZE: tl.constexpr, STEP: tl.constexpr):
     return tl.load(at, mask=inside & (k < SIZE), other=0.0)
 
 
+@triton.jit
+def _add(products, w, narrow, scale_at, rate_at, inside, is_token, BLOCK_ROWS: tl.constexpr):
+    """One step's products, scaled where the step has scales of its own."""
+    if BLOCK_ROWS:
+        scale = tl.load(scale_at, mask=inside, other=0.0)
+        rate = tl.load(rate_at, mask=is_token, other=0.0)
+        return products + tl.dot(w, narrow) * scale[:, None] * rate[None, :]
+    return tl.dot(w, narrow, products)
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def _product(
     x, rates, weight, scales, bias, out, tokens,
@@ -69,18 +79,19 @@ def _product(
     at = weight + tl.minimum(n, ROWS_OUT - 1).to(tl.int64)[:, None] * SIZE + k[None, :]
     x_at = x + tl.minimum(token, tokens - 1).to(tl.int64)[None, :] * SIZE + k[:, None]
     everywhere = n[:, None] >= 0
-    products = tl.zeros((ROWS, TOKENS), tl.float32)
+    scale_at = scales
+    if BLOCK_ROWS:
+        scale_at = scales + n // BLOCK_ROWS * steps
+    rate_at = rates + token * steps
+    w = _tile(at, k[None, :], everywhere, SIZE, STEP)
     wait_for_inputs(PDL)
-    for step in tl.range(steps, num_stages=STAGES):
+    narrow = _tile(x_at, k[:, None], is_token[None, :], SIZE, STEP)
+    products = _add(tl.zeros((ROWS, TOKENS), tl.float32), w, narrow, scale_at, rate_at, inside, is_token, BLOCK_ROWS)
+    for step in tl.range(1, steps, num_stages=STAGES):
         start = step * STEP
         w = _tile(at + start, k[None, :] + start, everywhere, SIZE, STEP)
         narrow = _tile(x_at + start, k[:, None] + start, is_token[None, :], SIZE, STEP)
-        if BLOCK_ROWS:
-            scale = tl.load(scales + n // BLOCK_ROWS * steps + step, mask=inside, other=0.0)
-            rate = tl.load(rates + token * steps + step, mask=is_token, other=0.0)
-            products += tl.dot(w, narrow) * scale[:, None] * rate[None, :]
-        else:
-            products = tl.dot(w, narrow, products)
+        products = _add(products, w, narrow, scale_at + step, rate_at + step, inside, is_token, BLOCK_ROWS)
     if not BLOCK_ROWS:
         scale = tl.load(scales + n, mask=inside, other=0.0)
         rate = tl.load(rates + token * RATES, mask=is_token, other=0.0)
