@@ -1,8 +1,7 @@
 """Products with weights of 4 or 8 bits in groups: the integers become floats in registers.
 
 As in `narrow`, a tile has rows of the weight where a product of many tokens has tokens. A step along `in` lies within
-one group, so that its scale is a factor of the step's sum and the matrix units multiply exact integers. With few tiles,
-`in` is split among programs, whose sums a second kernel adds in a fixed order.
+one group, so that its scale is a factor of the step's sum and the matrix units multiply exact integers.
 """
 
 from __future__ import annotations
@@ -13,19 +12,15 @@ import triton.language as tl
 from torch import Tensor
 
 from sgcore.kernels import PACK_BLOCK
+from sgcore_triton import splits
 from sgcore_triton.launch import overlap, wait_for_inputs
 from sgcore_triton.targets import runs_here
 
 MOST_TOKENS = 64
 """With more, the weight is widened once and multiplied by the library."""
 LONGEST_STEP = 128
-PROGRAMS = 512
-"""With fewer tiles than these, `in` is split: some for each of an H100's 132 multiprocessors. Not measured."""
-FEWEST_STEPS = 4
-"""Of a part of `in`: fewer would not fill the pipeline."""
 STAGES = 3 if torch.version.hip else 4
 """Triton 3.6 can't compile 4 for gfx950."""
-WIDE_COLUMNS = 512
 
 
 @triton.jit
@@ -112,24 +107,6 @@ def _grouped(
     tl.store(out + place, products.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def _add_parts(
-    sums, bias, out, tokens, ROWS_OUT: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
-    HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """out (tokens, ROWS_OUT) from sums (SPLITS, tokens, ROWS_OUT)."""
-    token = tl.program_id(1)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < ROWS_OUT
-    total = tl.zeros((BLOCK,), tl.float32)
-    if HAS_BIAS:
-        total += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
-    wait_for_inputs(PDL)
-    for part in tl.static_range(SPLITS):
-        total += tl.load(sums + (part * tokens + token) * ROWS_OUT + n, mask=inside, other=0.0)
-    tl.store(out + token * ROWS_OUT + n, total.to(out.dtype.element_ty), mask=inside)
-
-
 @triton.jit
 def _widen(
     weight, scales, zeros, out, scale_stride, group_stride,
@@ -162,14 +139,10 @@ def longest_step(group: int) -> int:
     return next(step for step in (LONGEST_STEP, 64, PACK_BLOCK) if group % step == 0)
 
 
-def tile(tokens: int, rows: int, steps: int) -> tuple[int, int, int, int]:
+def tile(rows: int, steps: int) -> tuple[int, int, int, int]:
     """Rows of the weight for a program, parts of `in`, stages of the pipeline, and warps."""
     rows_each = 64 if rows >= 1024 else 16
-    tiles = triton.cdiv(rows, rows_each)
-    splits = min(triton.next_power_of_2(max(1, PROGRAMS // tiles)), max(1, steps // FEWEST_STEPS))
-    # No part may be empty.
-    splits = triton.cdiv(steps, triton.cdiv(steps, splits))
-    return rows_each, splits, STAGES, 4 if rows_each == 64 else 1
+    return rows_each, splits.parts(triton.cdiv(rows, rows_each), steps), STAGES, 4 if rows_each == 64 else 1
 
 
 def takes(x: Tensor, scales: Tensor) -> bool:
@@ -185,22 +158,17 @@ def linear(x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits
     group = size // scales.shape[1]
     step = longest_step(group)
     tokens = max(16, triton.next_power_of_2(count))
-    rows_each, splits, stages, warps = tile(tokens, rows, size // step)
+    rows_each, parts, stages, warps = tile(rows, size // step)
     out = torch.empty((count, rows), dtype=x.dtype, device=x.device)
-    sums = torch.empty((splits, count, rows), dtype=torch.float32, device=x.device) if splits > 1 else out
-    _grouped[(triton.cdiv(rows, rows_each), splits)](
+    sums = splits.sums_for(out, parts)
+    _grouped[(triton.cdiv(rows, rows_each), parts)](
         x, weight, scales, scales if zeros is None else zeros, x if bias is None else bias, sums,
         x.stride(0), scales.stride(0), scales.stride(1), count,
-        ROWS_OUT=rows, SIZE=size, GROUP=group, TOKENS=tokens, ROWS=rows_each, STEP=step, SPLITS=splits, STAGES=stages,
-        BITS=bits, HAS_ZEROS=zeros is not None, HAS_BIAS=bias is not None and splits == 1, num_warps=warps,
+        ROWS_OUT=rows, SIZE=size, GROUP=group, TOKENS=tokens, ROWS=rows_each, STEP=step, SPLITS=parts, STAGES=stages,
+        BITS=bits, HAS_ZEROS=zeros is not None, HAS_BIAS=bias is not None and parts == 1, num_warps=warps,
         **overlap(x),
     )  # fmt: skip
-    if splits > 1:
-        _add_parts[(triton.cdiv(rows, WIDE_COLUMNS), count)](
-            sums, x if bias is None else bias, out, count, ROWS_OUT=rows, SPLITS=splits, BLOCK=WIDE_COLUMNS,
-            HAS_BIAS=bias is not None, num_warps=4, **overlap(x),
-        )  # fmt: skip
-    return out
+    return splits.add(sums, bias, out)
 
 
 def widen(weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, x: Tensor) -> Tensor:

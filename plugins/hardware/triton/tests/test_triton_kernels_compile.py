@@ -40,7 +40,7 @@ NORMED = {"NORMED": True, "ADDS": True, "HAS_BIAS": True}
 
 def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     """Kernel, constants, and types that differ from `TYPES`."""
-    from sgcore_triton import draw, integers, narrow, norms, rotary, sampling, skinny
+    from sgcore_triton import draw, integers, narrow, norms, rotary, sampling, skinny, splits
 
     yield norms._norm_rows, {"SIZE": 4096, "BLOCK": 4096, "ADDS": True}, {}
     yield norms._silu_mul_rows, {"SIZE": 14336, "BLOCK": 2048}, {}
@@ -52,7 +52,7 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
         yield integers._grouped, GROUPED | parts | {"BITS": bits}, PACKED | {"out": "*fp32"}
         yield integers._widen, GROUPED | {"BITS": bits}, PACKED
     yield integers._grouped, GROUPED | parts | {"BITS": 4, "HAS_ZEROS": False}, PACKED | {"x": "*fp16", "out": "*fp16"}
-    yield integers._add_parts, {"ROWS_OUT": 4096, "SPLITS": 8, "BLOCK": 512, "HAS_BIAS": True}, {"tokens": "i32"}
+    yield splits._add_parts, {"ROWS_OUT": 4096, "SPLITS": 8, "BLOCK": 512, "HAS_BIAS": True}, {"tokens": "i32"}
     if target in WITH_FLOAT8:
         yield from float8_cases()
     if target in OVERLAPPING:
@@ -80,9 +80,9 @@ def float8_cases() -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     for group, count, given in ((4096, 1, False), (128, 32, False), (4096, 1, True)):
         constants = ROUND | {"GROUP": group, "GROUPS": count, "IS_GIVEN": given}
         yield float8._round_rows, constants, {"out": "*fp8e4nv", "scales": "*fp32"}
-    for tokens, rows in ((16, 16), (64, 64), (128, 128)):
+    for tokens, rows, parts in ((16, 64, 8), (64, 64, 1), (128, 128, 1)):
         for block in (0, 1, 128):
-            constants = FLOAT8 | {"TOKENS": tokens, "ROWS": rows, "BLOCK_ROWS": block}
+            constants = FLOAT8 | {"TOKENS": tokens, "ROWS": rows, "SPLITS": parts, "BLOCK_ROWS": block}
             yield float8._product, constants, FLOAT8_TYPES | {"tokens": "i32"}
 
 
