@@ -79,6 +79,12 @@ class QuantSuite:
         """Quantise (out, in) float32 and write it as the format says."""
         raise NotImplementedError
 
+    def skipping(self, names: list[str]) -> Mapping[str, Any]:
+        """The configuration with some layers, or modules around them, left out."""
+        if self.skip_key is None:
+            pytest.skip("the format has no list of layers")
+        return {**self.config, self.skip_key: names}
+
     def built(self, in_features: int, parts: Sequence[int], bias: bool = False) -> Block:
         scheme = self.scheme.from_config(self.config)
         build = Build(self.kernels, torch.float32, torch.device("cpu"), scheme, packed={FUSED: PARTS[: len(parts)]})
@@ -156,9 +162,7 @@ class QuantSuite:
                 self.scheme.from_config(config)
 
     def test_skipped_layers_stay_as_they_are(self) -> None:
-        if self.skip_key is None:
-            pytest.skip("the format has no list of layers")
-        scheme = self.scheme.from_config({**self.config, self.skip_key: ["model.layers.0.b_proj", "mlp"]})
+        scheme = self.scheme.from_config(self.skipping(["model.layers.0.b_proj", "mlp"]))
         build = Build(self.kernels, torch.float32, torch.device("cpu"), scheme)
         for name, is_left in (("0.b_proj", True), ("1.b_proj", False), ("0.mlp.down_proj", True), ("0.mlps", False)):
             method = Linear(build, 256, 256, name=f"model.layers.{name}").method

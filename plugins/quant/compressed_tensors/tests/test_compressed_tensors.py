@@ -17,6 +17,13 @@ def config(stored: str, weights: dict[str, Any], inputs: dict[str, Any] | None =
     return {"quant_method": "compressed-tensors", "format": stored, "config_groups": {"group_0": group}, **more}
 
 
+class CompressedSuite(QuantSuite):
+    scheme = CompressedTensorsScheme
+
+    def skipping(self, names: list[str]) -> dict[str, Any]:
+        return {**self.config, "ignore": [rf"re:(.*\.)?{name}(\..*)?$" for name in names]}
+
+
 def words(numbers: Tensor, bits: int) -> Tensor:
     """Signed (rows, n) -> int32 (rows, n bits / 32): shifted to begin at 0, the first in the lowest bits."""
     each = 32 // bits
@@ -27,8 +34,7 @@ def words(numbers: Tensor, bits: int) -> Tensor:
     return torch.tensor(packed, dtype=torch.int64).to(torch.int32)
 
 
-class PackedSuite(QuantSuite):
-    scheme = CompressedTensorsScheme
+class PackedSuite(CompressedSuite):
     bits, group, sym, act = 4, 32, True, None
     optional = frozenset({"weight_shape"})
     misfits = ((80, 16),)
@@ -97,10 +103,9 @@ def rounded(x: Tensor) -> Tensor:
 FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True}
 
 
-class TestFloat8(QuantSuite):
+class TestFloat8(CompressedSuite):
     """A scale for each row of the weight and for each token."""
 
-    scheme = CompressedTensorsScheme
     config = config(
         "float-quantized", FLOAT8 | {"strategy": "channel"}, FLOAT8 | {"strategy": "token", "dynamic": True}
     )
