@@ -18,7 +18,7 @@ from sgcore.errors import LaunchError
 
 @dataclass(frozen=True)
 class Axis:
-    """The dimension along which features lie, and how many of them one entry stands for."""
+    """The dimension of a part's tensor along which features lie, and how many of them one entry stands for."""
 
     dim: int
     features: int = 1
@@ -89,20 +89,13 @@ class LayerParameters:
 
         Without an output axis each part has a tensor of its own, in the shape of `initial` where there is one.
         """
-        sizes: dict[int, int] = {}
-        entries = (
-            tuple(output.entries(features, f"{name}, output features") for features in self.out_features)
-            if output
-            else ()
-        )
+        entries = (1,) * len(self.out_features) if output is None else self._entries(name, output)
+        sizes = {} if input is None else {input.dim: input.entries(self.in_features, f"{name}, input features")}
         if output is not None:
             sizes[output.dim] = sum(entries)
-        if input is not None:
-            sizes[input.dim] = input.entries(self.in_features, f"{name}, input features")
-        shape = [sizes[dim] for dim in sorted(sizes)]
+        shape = tuple(sizes[dim] for dim in sorted(sizes))
         if output is None:
-            entries = (1,) * len(self.out_features)
-            shape = [len(entries), *(shape if initial is None else initial.shape)]
+            shape = (len(entries), *(shape if initial is None else initial.shape))
         data = torch.empty(shape, dtype=dtype, device=self.device)
         if initial is not None:
             data.copy_(initial)
@@ -111,6 +104,9 @@ class LayerParameters:
         parameter.is_optional, parameter.is_structure = is_optional, initial is not None
         parameter.spreads = spreads
         setattr(self.layer, name, parameter)
+
+    def _entries(self, name: str, output: Axis) -> tuple[int, ...]:
+        return tuple(output.entries(features, f"{name}, output features") for features in self.out_features)
 
 
 def replace(layer: nn.Module, name: str, tensor: Tensor | None) -> None:
