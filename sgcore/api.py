@@ -100,6 +100,8 @@ class Build:
     device: torch.device
     scheme: QuantScheme | None = None
     attention: AttentionBackend | None = None
+    packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """`Model.packed`: what the checkpoint calls the parts of a fused layer."""
 
 
 class Model(ABC):
@@ -272,10 +274,14 @@ class LinearMethod(ABC):
 
     @abstractmethod
     def create(self, layer: torch.nn.Module, in_features: int, out_features: Sequence[int]) -> None:
-        """Register the parameters; `out_features` has one entry for each fused part."""
+        """Register the parameters (`sgcore.layers.parameters`); `out_features` has one entry for each fused part.
+
+        Their names are the checkpoint's behind the layer's own. Raises `LaunchError` for sizes that the format can't
+        have.
+        """
 
     def finish(self, layer: torch.nn.Module) -> None:
-        """After loading: repack for the device."""
+        """After loading: repack for the device. Raises `LaunchError` for values that the format can't have."""
         return None
 
     @abstractmethod
@@ -302,11 +308,22 @@ class QuantScheme(ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, quantization_config: Mapping[str, Any]) -> QuantScheme: ...
+    def from_config(cls, quantization_config: Mapping[str, Any]) -> QuantScheme:
+        """From the checkpoint's `quantization_config`; empty: the weights are not quantised yet.
+
+        Raises `LaunchError` for what the scheme doesn't know.
+        """
 
     @abstractmethod
-    def linear(self, layer_name: str) -> LinearMethod | None:
-        """The method for this layer; None: not quantised."""
+    def linear(self, parts: Sequence[str], build: Build) -> LinearMethod | None:
+        """The method for a layer; None: not quantised. `parts` are the checkpoint's names of what is fused in it.
+
+        Raises `LaunchError` where the parts can't share a method.
+        """
+
+    def is_unused(self, name: str, tensor: Tensor) -> bool:
+        """Whether a checkpoint's tensor that has no place in the model may be left out."""
+        return False
 
 
 class WeightSource(ABC):

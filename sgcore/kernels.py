@@ -10,6 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MOST = 448.0
+"""The largest number of `FLOAT8`."""
+LEAST_SCALE = 1e-12
+"""So that a row of zeros can be divided by its scale."""
+PACK_BLOCK = 32
+"""Input features that `pack_int` packs together."""
+
+Block = tuple[int, int]
+"""Rows and columns of a weight that share a scale."""
+
 
 class Kernels:
     """Operations on contiguous tensors; nothing here keeps state."""
@@ -21,6 +32,84 @@ class Kernels:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """(tokens, in) x (out, in) -> (tokens, out); `weight` as it is or as `pack` returned it."""
         return F.linear(x, weight, bias)
+
+    def quantize_fp8(self, x: Tensor, scale: Tensor | None = None, group: int | None = None) -> tuple[Tensor, Tensor]:
+        """x (tokens, in) as `FLOAT8`, and the float32 scales that it has to be multiplied with to be x again.
+
+        One scale for all, `scale` (1,), or the largest magnitude of each token (tokens, 1), or of every `group`
+        features of each token (tokens, groups), divided by `FLOAT8_MOST`.
+        """
+        wide = x.float()
+        size = group or x.shape[1]
+        groups = F.pad(wide, (0, -x.shape[1] % size)).view(len(x), -1, size)
+        scales = (groups.abs().amax(-1) / FLOAT8_MOST).clamp(min=LEAST_SCALE) if scale is None else scale.view(1, 1)
+        quantised = (groups / scales.unsqueeze(-1)).clamp(-FLOAT8_MOST, FLOAT8_MOST).flatten(1)[:, : x.shape[1]]
+        return quantised.to(FLOAT8), scales
+
+    def linear_fp8(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+        input_scale: Tensor | None = None,
+    ) -> Tensor:
+        """`linear` of numbers of 8 bits on both sides, summed in float32: (tokens, in) -> (tokens, out).
+
+        weight (out, in) `FLOAT8`; scale (out,) float32 or, with `block`, one number for each block of so many rows and
+        columns (rounded up). x is rounded by `quantize_fp8`: with `input_scale` (1,), by groups of a block's columns,
+        or by token.
+        """
+        quantised, rates = self.quantize_fp8(x, input_scale, None if block is None else block[1])
+        rows, columns = block or (1, weight.shape[1])
+        wide = quantised.float() * expand(rates, 1, columns, quantised.shape)
+        return F.linear(
+            wide, self.widen_fp8(weight, scale, (rows, columns)), None if bias is None else bias.float()
+        ).to(x.dtype)
+
+    def widen_fp8(self, weight: Tensor, scale: Tensor, block: Block) -> Tensor:
+        """The weight of `linear_fp8` in float32."""
+        return weight.float() * expand(scale.view(len(scale), -1), *block, weight.shape)
+
+    def pack_int(self, values: Tensor, bits: int) -> Tensor:
+        """Unsigned integers (out, in) uint8 of 4 or 8 bits in the layout that `linear_int` reads.
+
+        4 bits: byte i of every 16 has the features i (low half) and i + 16 of 32; `in` is a multiple of 32.
+        """
+        if bits == 8:
+            return values
+        low, high = values.reshape(len(values), -1, 2, PACK_BLOCK // 2).unbind(2)
+        return (low | high << 4).flatten(1)
+
+    def widen_int(self, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
+        """The weight of `linear_int` (out, in) in float32."""
+        values = weight
+        if bits == 4:
+            pairs = weight.view(len(weight), -1, PACK_BLOCK // 2)
+            values = torch.stack((pairs & 15, pairs >> 4), dim=2).flatten(1)
+        size = values.shape[1] // scales.shape[1]
+        middle = torch.full_like(scales, 1 << (bits - 1)) if zeros is None else zeros
+        centred = values.float().view(len(weight), -1, size) - middle.float().unsqueeze(-1)
+        return (centred * scales.float().unsqueeze(-1)).flatten(1)
+
+    def linear_int(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """`linear` with a weight of unsigned integers in groups: (tokens, in) -> (tokens, out).
+
+        weight as `pack_int` returned it; scales (out, groups) of any float type; zeros (out, groups) uint8, the
+        integers that stand for 0, or None for the middle of the range. A group is `in / groups` features, a multiple
+        of `PACK_BLOCK`.
+        """
+        wide = self.widen_int(weight, scales, zeros, bits)
+        return F.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
         """(tokens,) int64 -> (tokens, hidden)."""
@@ -161,3 +250,9 @@ class Kernels:
         log = logits.float().log_softmax(-1)
         values, ids = log.topk(top, dim=-1) if top else (log[:, :0], tokens[:, None][:, :0])
         return log.gather(-1, tokens[:, None]).squeeze(-1), values, ids
+
+
+def expand(scale: Tensor, rows: int, columns: int, shape: torch.Size) -> Tensor:
+    """One number a block -> one number an entry of a matrix; the last blocks may reach beyond it."""
+    wide = scale if rows == 1 or len(scale) == 1 else scale.repeat_interleave(rows, 0)[: shape[0]]
+    return wide if columns == 1 or wide.shape[1] == 1 else wide.repeat_interleave(columns, 1)[:, : shape[1]]

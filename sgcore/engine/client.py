@@ -136,6 +136,10 @@ class CoreProcess:
     def close(self) -> None:
         """Ask the core to end, then insist."""
         self._is_closing = True
+        with self._send_lock:
+            # Without a peer, sending blocks: it has not connected yet, or could not start and is about to end.
+            while self.process.poll() is None and not self._outgoing.poll(100, zmq.POLLOUT):
+                pass
         if self.process.poll() is None:
             self.send(SHUTDOWN)
             try:

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from sgcore.api import Build, LinearMethod
-from sgcore.kernels import Kernels
 from sgcore.layers.norm import RMSNorm
+from sgcore.layers.parameters import Axis, LayerParameters
 
 
 class DenseLinear(LinearMethod):
     """The weight as it is, in the model's type."""
 
-    def __init__(self, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
-        self.kernels, self.dtype, self.device = kernels, dtype, device
+    def __init__(self, build: Build) -> None:
+        self.kernels, self.dtype, self.device = build.kernels, build.dtype, build.device
 
     def create(self, layer: nn.Module, in_features: int, out_features: Sequence[int]) -> None:
-        weight = torch.empty(sum(out_features), in_features, dtype=self.dtype, device=self.device)
-        layer.weight = nn.Parameter(weight, requires_grad=False)
+        parameters = LayerParameters(layer, in_features, out_features, self.device)
+        parameters.add("weight", self.dtype, output=Axis(0), input=Axis(1))
 
     def finish(self, layer: nn.Module) -> None:
         layer.weight = nn.Parameter(self.kernels.pack(layer.weight.data), requires_grad=False)  # type: ignore[arg-type]
@@ -39,19 +39,26 @@ class DenseLinear(LinearMethod):
         return self.kernels.add_norm_gated(x, residual, norm.weight, norm.eps, layer.weight, bias)  # type: ignore[arg-type]
 
 
+def choose_method(build: Build, name: str) -> LinearMethod:
+    """The scheme's method for a layer, asked with the checkpoint's names of what is fused in it."""
+    parent, _, stem = name.rpartition(".")
+    parts = tuple(f"{parent}.{part}".removeprefix(".") for part in build.packed.get(stem, (stem,)))
+    method = build.scheme.linear(parts, build) if build.scheme else None
+    return method or DenseLinear(build)
+
+
 class Linear(nn.Module):
     """(tokens, in) -> (tokens, sum of parts). `part_sizes` are the rows of each fused checkpoint tensor."""
 
     def __init__(self, build: Build, in_features: int, parts: int | Sequence[int], bias: bool = False, name: str = ""):
         super().__init__()
         self.part_sizes = (parts,) if isinstance(parts, int) else tuple(parts)
-        method = build.scheme.linear(name) if build.scheme else None
-        self.method = method or DenseLinear(build.kernels, build.dtype, build.device)
+        self.method = choose_method(build, name)
         self.method.create(self, in_features, self.part_sizes)
         self.bias: nn.Parameter | None = None
         if bias:
-            zeros = torch.zeros(sum(self.part_sizes), dtype=build.dtype, device=build.device)
-            self.bias = nn.Parameter(zeros, requires_grad=False)
+            parameters = LayerParameters(self, in_features, self.part_sizes, build.device)
+            parameters.add("bias", build.dtype, output=Axis(0))
 
     def finish(self) -> None:
         """Let the method repack the loaded weight for the device."""

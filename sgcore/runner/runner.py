@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sgcore.api import AttentionBackend, Build, CacheSpec, Model, Pending, Platform, Runner, StartReport
+from sgcore.api import (
+    AttentionBackend,
+    Build,
+    CacheSpec,
+    Model,
+    Pending,
+    Platform,
+    QuantScheme,
+    Runner,
+    StartReport,
+)
 from sgcore.cache.pool import KVPool
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import LaunchError
@@ -64,7 +74,8 @@ class ModelRunner(Runner):
         began = time.perf_counter()
         self.model = self._build()
         source = self.plan.source.load()(self.plan.path)
-        load_weights(self.model, source, self.device, self.dtype, int(self.plan.options["random_seed"]))
+        seed = int(self.plan.options["random_seed"])
+        load_weights(self.model, source, self.device, self.dtype, seed, scheme=self.scheme)
         for module in self.model.modules():
             if isinstance(module, Linear | Embedding):
                 module.finish()
@@ -72,12 +83,13 @@ class ModelRunner(Runner):
         self._allocate(before.total, report)
 
     def _build(self) -> Model:
-        scheme = None
+        self.scheme: QuantScheme | None = None
         if self.plan.quantization is not None:
             config = self.plan.hf_config.get("quantization_config") or {}
-            scheme = self.plan.quantization.load().from_config(config)
-        build = Build(self.kernels, self.dtype, self.device, scheme)
-        model: Any = self.plan.model.load()(self.plan.hf_config, build)
+            self.scheme = self.plan.quantization.load().from_config(config)
+        driver: type[Model] = self.plan.model.load()
+        build = Build(self.kernels, self.dtype, self.device, self.scheme, packed=driver.packed)
+        model: Any = driver(self.plan.hf_config, build)
         return model.eval()  # type: ignore[no-any-return]
 
     def _weight_bytes(self) -> int:

@@ -10,10 +10,10 @@
 
 import importlib.util
 
+SUITES = ("attention", "formats", "kernels", "models", "platforms", "primitives", "quantization")
+
 if importlib.util.find_spec("pytest"):
     import pytest
 
     # So that a failed assertion of a suite shows its values.
-    pytest.register_assert_rewrite(
-        *(f"{__name__}.{suite}" for suite in ("attention", "formats", "kernels", "models", "platforms", "primitives"))
-    )
+    pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in SUITES))

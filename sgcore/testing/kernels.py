@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sgcore.kernels import Kernels
+from sgcore.kernels import FLOAT8, Kernels
 
 REFERENCE = Kernels()
 EPS = 1e-5
@@ -68,6 +68,13 @@ class KernelSuite:
             actual, expected = (actual,), (expected,)
         return zip(actual, expected, strict=True)
 
+    def compare_rounded(self, name: str, *args: Any) -> None:
+        """For operations that round their input: a number halfway between two may be rounded to either."""
+        for actual, expected in self.both(name, *args):
+            assert actual.shape == expected.shape and actual.dtype == expected.dtype
+            tolerance = max(TOLERANCES.get(expected.dtype, 0.0), 4e-3)
+            torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+
     def compare(self, name: str, *args: Any) -> None:
         for actual, expected in self.both(name, *args):
             assert_same(actual, expected)
@@ -112,6 +119,58 @@ class KernelSuite:
         for added in (None, residual):
             self.compare("add_norm_linear", x, added, norm, EPS, weight, bias)
             self.compare("add_norm_gated", x, added, norm, EPS, weight, bias)
+
+    @pytest.mark.parametrize("tokens", [1, 19, 70])
+    @pytest.mark.parametrize("bits, groups", [(4, 1), (4, 8), (8, 6)])
+    @pytest.mark.parametrize("has_zeros", [False, True])
+    def test_integer_products(self, dtype: torch.dtype, tokens: int, bits: int, groups: int, has_zeros: bool) -> None:
+        """Groups of 768, 96 and 128 features; scales lie by group, then by row, in memory."""
+        size, rows = 768, 40
+        x, bias = random(tokens, size, dtype=dtype), random(rows, dtype=dtype)
+        weight = self.kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
+        scales = ((torch.rand(groups, rows) + 0.1) / (1 << bits) / size**0.5 * 4).half().T
+        zeros = torch.randint(0, 1 << bits, (groups, rows), dtype=torch.uint8).T if has_zeros else None
+        for added in (None, bias):
+            self.compare("linear_int", x, weight, scales, zeros, bits, added)
+        self.compare("linear_int", x, weight[8:24], scales[8:24], None if zeros is None else zeros[8:24], bits)
+
+    @pytest.mark.parametrize("tokens, size, rows", [(1, 1168, 150), (3, 64, 24), (19, 272, 150), (70, 1168, 40)])
+    @pytest.mark.parametrize("block", [None, (128, 128), (1, 128)])
+    def test_float8_products(
+        self, dtype: torch.dtype, tokens: int, size: int, rows: int, block: tuple[int, int] | None
+    ) -> None:
+        x, bias = random(tokens, size, dtype=dtype), random(rows, dtype=dtype)
+        weight = (torch.randn(rows, size) * 80).clamp(-448, 448).to(FLOAT8)
+        scale = torch.rand(rows) + 0.1
+        if block is not None:
+            scale = torch.rand(-(-rows // block[0]), -(-size // block[1])) + 0.1
+        scale = scale / 80 / size**0.5
+        for added in (None, bias):
+            self.compare_rounded("linear_fp8", x, weight, scale, added, block)
+        if block is None:
+            self.compare_rounded("linear_fp8", x, weight, scale, bias, None, torch.tensor([0.004]))
+
+    @pytest.mark.parametrize("size, group", [(64, None), (100, None), (300, 128)])
+    def test_float8_rounding(self, dtype: torch.dtype, size: int, group: int | None) -> None:
+        x = random(5, size, dtype=dtype)
+        x[3] = 0.0
+        for given in (None, torch.tensor([0.003])):
+            for (mine, rates), (its, scales) in [
+                (self.kernels.quantize_fp8(x, given, group), REFERENCE.quantize_fp8(x, given, group))
+            ]:
+                torch.testing.assert_close(rates, scales)
+                assert mine.dtype == its.dtype == FLOAT8 and mine.shape == its.shape == x.shape
+                # Numbers halfway between two may be rounded to either.
+                assert (mine.float() != its.float()).float().mean() < 0.02
+                torch.testing.assert_close(mine.float(), its.float(), rtol=0.13, atol=2.0**-9)
+
+    def test_a_quantised_row_does_not_depend_on_its_neighbours(self, dtype: torch.dtype) -> None:
+        x, weight = random(2, 128, dtype=dtype), torch.randint(0, 256, (24, 64), dtype=torch.uint8)
+        other = torch.stack((x[0], random(128, dtype=dtype)))
+        integers = (weight, torch.rand(24, 2), None, 4)
+        assert torch.equal(self.kernels.linear_int(x, *integers)[0], self.kernels.linear_int(other, *integers)[0])
+        floats = (torch.randn(24, 128).to(FLOAT8), torch.rand(24))
+        assert torch.equal(self.kernels.linear_fp8(x, *floats)[0], self.kernels.linear_fp8(other, *floats)[0])
 
     def test_pages_are_copied(self, dtype: torch.dtype) -> None:
         pool = random(6, 16, 2, 8, dtype=dtype)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sgcore.api import Model, WeightSource
+from sgcore.api import Model, QuantScheme, WeightSource
 from sgcore.errors import LaunchError
+from sgcore.layers.parameters import PartedParameter
 from sgcore.weights.random import fill_random
 
 Progress = Callable[[int, int | None], None]
@@ -26,15 +27,17 @@ def load_weights(
     dtype: torch.dtype,
     seed: int = 0,
     report: Progress | None = None,
+    scheme: QuantScheme | None = None,
 ) -> None:
     """Fill every parameter of `model`, which is on `device`; raises `LaunchError` for a tensor too many, few or wrong.
 
-    A random source's values come from `seed`, in `dtype`. Without `report`, a terminal shows a bar.
+    A random source's values come from `seed`, in `dtype`. Without `report`, a terminal shows a bar. `scheme` may leave
+    tensors of its format out.
     """
     assert isinstance(model, nn.Module)
     if getattr(source, "is_random", False):
         return fill_random(model, device, dtype, seed)
-    target = _Target(model)
+    target = _Target(model, scheme)
     with _bar() if report is None else _given(report) as progress:
         total = source.tensor_count()
         for done, (name, tensor) in enumerate(source.tensors(), start=1):
@@ -46,10 +49,10 @@ def load_weights(
 class _Target:
     """The model's parameters and which parts of them are still empty."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, scheme: QuantScheme | None) -> None:
         assert isinstance(model, Model)
         self.model: Model = model
-        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.scheme = scheme
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in self.parameters}
         self.tied: Mapping[str, str] = getattr(model, "tied", {})
@@ -62,11 +65,11 @@ class _Target:
         if renamed is None or renamed in self.tied:
             return
         if renamed in self.parameters:
-            self._copy(name, tensor, self.parameters[renamed], renamed)
-            parts = len(self._part_sizes(renamed))
-            self.filled |= {(id(self.parameters[renamed]), index) for index in range(parts)}
+            parameter = self.parameters[renamed]
+            _copy(name, tensor, parameter, parameter.data, renamed)
+            self.filled |= {(id(parameter), index) for index in range(_parts(parameter))}
         elif renamed in self.buffers:
-            self._copy(name, tensor, self.buffers[renamed], renamed)
+            _copy(name, tensor, self.buffers[renamed], self.buffers[renamed], renamed)
         else:
             self._put_part(name, renamed, tensor)
 
@@ -75,27 +78,20 @@ class _Target:
         parent, _, part = path.rpartition(".")
         stem, index = self.fused.get(part, ("", 0))
         fused = f"{parent}.{stem}.{kind}".removeprefix(".")
-        if not stem or fused not in self.parameters:
+        parameter = self.parameters.get(fused) if stem else None
+        if not isinstance(parameter, PartedParameter):
+            if self.scheme is not None and self.scheme.is_unused(name, tensor):
+                return
             raise LaunchError(f"the checkpoint's tensor {name} has no place in {type(self.model).__name__}")
-        sizes = self._part_sizes(fused)
-        rows = self.parameters[fused].data.narrow(0, sum(sizes[:index]), sizes[index])
-        self._copy(name, tensor, rows, f"{fused}[{part}]")
-        self.filled.add((id(self.parameters[fused]), index))
-
-    def _copy(self, name: str, tensor: Tensor, into: Tensor, where: str) -> None:
-        if tensor.shape != into.shape:
-            raise LaunchError(
-                f"the checkpoint's tensor {name} has shape {tuple(tensor.shape)}; {where} takes {tuple(into.shape)}",
-                "config.json and the weights don't belong together",
-            )
-        into.data.copy_(tensor)
+        _copy(name, tensor, parameter, parameter.part(index), f"{fused}[{part}]")
+        self.filled.add((id(parameter), index))
 
     def check(self) -> None:
         """Raises `LaunchError` with the names of parameters, or of their parts, that nothing filled."""
         missing = [
             label
             for name, parameter in self.parameters.items()
-            if name not in self.tied
+            if name not in self.tied and not getattr(parameter, "is_optional", False)
             for index, label in enumerate(self._labels(name))
             if (id(parameter), index) not in self.filled
         ]
@@ -110,8 +106,36 @@ class _Target:
         parts = self.model.packed.get(stem)
         return [f"{parent}.{part}.{kind}".removeprefix(".") for part in parts] if parts else [name]
 
-    def _part_sizes(self, name: str) -> tuple[int, ...]:
-        return getattr(self.modules[name.rpartition(".")[0]], "part_sizes", (0,))
+
+def _parts(parameter: Tensor) -> int:
+    return len(parameter.part_entries) if isinstance(parameter, PartedParameter) else 1
+
+
+def _copy(name: str, tensor: Tensor, parameter: Tensor, into: Tensor, where: str) -> None:
+    """Copy into a parameter, or a view of its part; floats of two bytes or more may differ in type."""
+    same = tensor if tensor.shape == into.shape else None
+    fitting = parameter.fit(tensor, into) if isinstance(parameter, PartedParameter) else same
+    if fitting is None:
+        raise LaunchError(
+            f"the checkpoint's tensor {name} has shape {tuple(tensor.shape)}; {where} takes {tuple(into.shape)}",
+            "config.json and the weights don't belong together",
+        )
+    if _kind(tensor) != _kind(into):
+        raise LaunchError(
+            f"the checkpoint's tensor {name} is {_type(tensor)}; {where} takes {_type(into)}",
+            "does quantization_config in config.json belong to these weights?",
+        )
+    into.data.copy_(fitting)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Types of one kind hold the same values, but for rounding."""
+    is_float = tensor.is_floating_point()
+    return is_float, is_float and tensor.element_size() == 1
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 @contextmanager

@@ -12,13 +12,18 @@ SPREAD = 0.02
 
 
 def fill_random(model: nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
-    """Norm weights become 1, other parameters normal values (or random bytes, for an integer type) from `seed`."""
+    """Norm weights become 1, other parameters normal values (or random bytes, for an integer type) from `seed`.
+
+    A parameter that says how others are read stays as it was made.
+    """
     generator = torch.Generator().manual_seed(seed)
     values = (torch.randn(BLOCK, generator=generator) * SPREAD).to(device, dtype)
     raw = torch.randint(0, 256, (BLOCK,), generator=generator, dtype=torch.uint8).to(device)
     for name, parameter in model.named_parameters():
         if "norm" in name and name.endswith(".weight"):
             parameter.data.fill_(1.0)
+            continue
+        if getattr(parameter, "is_structure", False):
             continue
         shift = int(torch.randint(0, BLOCK, (1,), generator=generator))
         if parameter.is_floating_point():

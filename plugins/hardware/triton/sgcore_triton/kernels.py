@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sgcore.kernels import Kernels
-from sgcore_triton import draw, narrow, norms, rotary, sampling, skinny
+from sgcore.kernels import Block, Kernels
+from sgcore_triton import draw, float8, integers, narrow, norms, rotary, sampling, skinny
 from sgcore_triton.targets import runs_here
 
 
@@ -21,6 +21,40 @@ class TritonKernels(Kernels):
         if narrow.takes(x, weight):
             return narrow.linear(x, weight, bias)
         return super().linear(x, weight, bias)
+
+    def quantize_fp8(self, x: Tensor, scale: Tensor | None = None, group: int | None = None) -> tuple[Tensor, Tensor]:
+        if float8.takes_rounding(x, group):
+            return float8.quantize(x, scale, group)
+        return super().quantize_fp8(x, scale, group)
+
+    def linear_fp8(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+        input_scale: Tensor | None = None,
+    ) -> Tensor:
+        if float8.takes(x, weight, block):
+            return float8.linear(x, weight, scale, bias, block, input_scale)
+        return super().linear_fp8(x, weight, scale, bias, block, input_scale)
+
+    def linear_int(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        if not integers.takes(x, scales):
+            return super().linear_int(x, weight, scales, zeros, bits, bias)
+        if x.shape[0] <= integers.MOST_TOKENS:
+            return integers.linear(x, weight, scales, zeros, bits, bias)
+        # So many tokens go to a library's kernel, which starts when its predecessor has ended.
+        return self.linear(x, integers.widen(weight, scales, zeros, bits, x), bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return norms.rms_norm(x, weight, eps) if norms.takes(x) else super().rms_norm(x, weight, eps)

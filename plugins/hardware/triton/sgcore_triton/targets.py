@@ -61,3 +61,15 @@ def _has_dependent_launch(device: int) -> bool:
 def has_dependent_launch(x: Tensor) -> bool:
     """Whether a kernel may start while its predecessor ends (programmatic dependent launch, sm_90 and newer)."""
     return x.is_cuda and not interprets() and _has_dependent_launch(x.device.index)
+
+
+@cache
+def _has_float8(device: int) -> bool:
+    if torch.version.hip is not None:
+        return "gfx95" in str(torch.cuda.get_device_properties(device).gcnArchName)
+    return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def has_float8(x: Tensor) -> bool:
+    """Whether the matrix units multiply E4M3 numbers."""
+    return interprets() or (x.is_cuda and _has_float8(x.device.index))

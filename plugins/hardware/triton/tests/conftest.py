@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import triton.language as tl
 from triton.runtime import interpreter
 
 _patch_tensor = interpreter._patch_lang_tensor
@@ -16,3 +18,16 @@ def _patch_tensor_and_index(tensor: Any, scope: Any) -> None:
 
 
 interpreter._patch_lang_tensor = _patch_tensor_and_index
+
+
+_convert_float = interpreter._convert_float
+
+
+def _convert_and_carry(numbers: Any, input_dtype: Any, output_dtype: Any, rounding_mode: Any) -> Any:
+    """Rounding up to the next power of two: Triton 3.6 keeps the exponent, which halves the number."""
+    if input_dtype == tl.float32 and output_dtype == tl.float8e4nv:
+        return torch.from_numpy(numbers).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    return _convert_float(numbers, input_dtype, output_dtype, rounding_mode)
+
+
+interpreter._convert_float = _convert_and_carry

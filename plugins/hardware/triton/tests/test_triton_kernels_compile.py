@@ -12,7 +12,9 @@ import pytest
 
 POINTERS = {
     "*bf16": "x residual weight out total qkv q_norm k_norm cos sin keys values norm bias",
-    "*fp32": "logits counts frequency presence repetition top_p min_p sums chosen",
+    "*fp16": "scales",
+    "*u8": "zeros",
+    "*fp32": "rates given logits counts frequency presence repetition top_p min_p sums chosen",
     "*fp64": "uniform",
     "*i64": "slots top_k scratch best tokens rows",
     "*i32": "equals masks",
@@ -21,22 +23,38 @@ POINTERS = {
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
 OVERLAPPING = ("sm_90", "sm_100")
 """Devices on which a kernel may start before its predecessor ends."""
+WITH_FLOAT8 = ("sm_90", "sm_100", "gfx950")
+"""Devices that multiply E4M3 numbers."""
+PACKED = {"weight": "*u8", "tokens": "i32"}
 ROTARY = {"HEADS": 32, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "GROUP": 16, "PAGE": 16, "NORMS": True}
 SKINNY = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 2, "ROWS": 4, "GROUPS": 128, "VECTOR": 8, "GATED": False}
 NARROW = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 16, "ROWS": 64, "STEP": 256, "VECTOR": 8, "STAGES": 3}
 NARROW |= {"HAS_BIAS": True}
+GROUPED = {"ROWS_OUT": 4096, "SIZE": 4096, "GROUP": 128, "ROWS": 64, "STEP": 128, "HAS_ZEROS": True}
+PARTS = {"TOKENS": 16, "SPLITS": 8, "HAS_BIAS": False}
+ROUND = {"SIZE": 4096, "BLOCK": 4096, "MOST": 448.0, "LEAST": 1e-12}
+FLOAT8 = {"ROWS_OUT": 4096, "SIZE": 4096, "STEP": 128, "STAGES": 4, "HAS_BIAS": True, "RATES": 1}
+FLOAT8_TYPES = {"x": "*fp8e4nv", "weight": "*fp8e4nv", "scales": "*fp32"}
 NORMED = {"NORMED": True, "ADDS": True, "HAS_BIAS": True}
 
 
 def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     """Kernel, constants, and types that differ from `TYPES`."""
-    from sgcore_triton import draw, narrow, norms, rotary, sampling, skinny
+    from sgcore_triton import draw, integers, narrow, norms, rotary, sampling, skinny, splits
 
     yield norms._norm_rows, {"SIZE": 4096, "BLOCK": 4096, "ADDS": True}, {}
     yield norms._silu_mul_rows, {"SIZE": 14336, "BLOCK": 2048}, {}
     yield rotary._rotary_write, ROTARY, {}
     yield skinny._skinny, SKINNY | NORMED, {"tokens": "i32"}
     yield skinny._skinny, SKINNY | NORMED | {"GATED": True}, {"tokens": "i32"}
+    parts = PARTS | {"STAGES": 4 if target.startswith("sm") else 3}
+    for bits in (4, 8):
+        yield integers._grouped, GROUPED | parts | {"BITS": bits}, PACKED | {"out": "*fp32"}
+        yield integers._widen, GROUPED | {"BITS": bits}, PACKED
+    yield integers._grouped, GROUPED | parts | {"BITS": 4, "HAS_ZEROS": False}, PACKED | {"x": "*fp16", "out": "*fp16"}
+    yield splits._add_parts, {"ROWS_OUT": 4096, "SPLITS": 8, "BLOCK": 512, "HAS_BIAS": True}, {"tokens": "i32"}
+    if target in WITH_FLOAT8:
+        yield from float8_cases()
     if target in OVERLAPPING:
         for gated in (False, True):
             yield narrow._narrow, NARROW | {"GATED": gated}, {"tokens": "i32"}
@@ -55,6 +73,18 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     yield draw._settle_top_p, draws, {}
     yield draw._count_equals, draws | {"BLOCK": 1024}, {}
     yield draw._pick, draws | {"PARTS": 128, "BLOCK": 1024}, {"out": "*i64"}
+
+
+def float8_cases() -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
+    from sgcore_triton import float8
+
+    for group, count, given in ((4096, 1, False), (128, 32, False), (4096, 1, True)):
+        constants = ROUND | {"GROUP": group, "GROUPS": count, "IS_GIVEN": given}
+        yield float8._round_rows, constants, {"out": "*fp8e4nv", "scales": "*fp32"}
+    for tokens, rows, parts in ((16, 64, 8), (64, 64, 1), (128, 128, 1)):
+        for block in (0, 1, 128):
+            constants = FLOAT8 | {"TOKENS": tokens, "ROWS": rows, "SPLITS": parts, "BLOCK_ROWS": block}
+            yield float8._product, constants, FLOAT8_TYPES | {"tokens": "i32"}
 
 
 def compile_all(target: str) -> None:

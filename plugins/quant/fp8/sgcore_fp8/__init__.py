@@ -1,0 +1,1 @@
+"""8-bit float weights and inputs for sgcore."""
