@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -22,11 +23,15 @@ class PlatformSuite:
     """The plugin's hooks module."""
 
     @pytest.fixture
-    def opened(self) -> Platform:
+    def opened(self) -> Iterator[Platform]:
+        threads = torch.get_num_threads()
         platform = self.platform()
         device = platform.initialise(0)
         assert device.type == self.platform.device_type
-        return platform
+        yield platform
+        # What a platform may set for the whole thread.
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
 
     def test_it_says_what_it_is(self) -> None:
         platform = self.platform
