@@ -148,6 +148,8 @@ class CoreProcess:
                 self.process.kill()
                 self.process.wait()
         self._reader.join(timeout=5)
+        for socket in (self._outgoing, self._incoming):
+            socket.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -19,5 +20,8 @@ def test_a_core_that_can_not_start_says_why_and_ends(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     options = {"load_format": "dummy", "skip_tokenizer_init": True, "max_total_tokens": 10**12}
     plan = resolve(Choices.of(model_path=str(tmp_path), **options))
+    frontend = start_core_process(plan, wait=False)
     with pytest.raises(Exception, match="KV cache would need"):
-        start_core_process(plan)
+        frontend.wait_ready()
+    time.sleep(0.3)  # its sockets are gone by now, and the process takes longer to end
+    frontend.close()
