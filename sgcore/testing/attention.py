@@ -125,8 +125,8 @@ class AttentionCase:
         assert out.dtype == self.q.dtype
         return torch.cat([out[begin : begin + new] for begin, new in zip(self.starts, self.news, strict=True)])
 
-    def textbook(self, window: int | None = None) -> torch.Tensor:
-        """The same in float64, one row at a time with its whole mask."""
+    def textbook(self, window: int | None = None, softcap: float | None = None) -> torch.Tensor:
+        """The same in float64, one row at a time with its whole mask; scores may be capped by tanh."""
         out = []
         for row, (begin, new) in enumerate(zip(self.starts, self.news, strict=True)):
             length = int(self.lengths[row])
@@ -134,6 +134,8 @@ class AttentionCase:
             q = self.q[begin : begin + new].double()
             q = q.view(new, self.kv_heads, -1, q.shape[2])
             scores = torch.einsum("tkgd,skd->kgts", q, keys) * SCALE
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
             position = torch.arange(length - new, length, device=self.device)[:, None]
             at = torch.arange(length, device=self.device)
             hidden = (at > position) | (at <= position - (window or length))

@@ -78,8 +78,8 @@ class ZeroScheme(QuantScheme):
     def from_config(cls, quantization_config: Mapping[str, Any]) -> QuantScheme:
         return cls()
 
-    def linear(self, layer_name: str) -> LinearMethod | None:
-        return Zero() if layer_name.startswith("model.layers.") else None
+    def linear(self, parts: Sequence[str], build: Build) -> LinearMethod | None:
+        return Zero() if parts[0].startswith("model.layers.") else None
 
 
 def test_linear_layers_take_a_quantization_by_their_names() -> None:
