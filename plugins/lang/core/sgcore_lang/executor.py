@@ -63,6 +63,7 @@ class Executor:
         self._expected: Counter[str | None] = Counter()
         self._submitted = self._wanted = self._done = 0
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
         self._reason: BaseException = Cancelled("the language's loop has ended")
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -196,17 +197,11 @@ class Executor:
 
     def _work(self) -> None:
         if self._task is None and self._is_born and self._done < self._wanted and self.error is None:
+            self._has_begun = False
             self._task = asyncio.get_running_loop().create_task(self._drain())
-            self._task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task may be cancelled before it has begun: nothing within it would say so."""
-        self._task = None
-        if task.cancelled():
-            self.fail(self._reason)
-        self._work()
 
     async def _drain(self) -> None:
+        self._has_begun = True
         try:
             while self._done < self._wanted and self.error is None:
                 batch = self._wanted - self._done
@@ -215,8 +210,12 @@ class Executor:
                 await self.interpreter.flush()
                 self._done += batch
                 self.notify()
+        except asyncio.CancelledError:
+            self.fail(self._reason)
         except Exception as error:
             self.fail(error)
+        finally:
+            self._task = None
 
     async def _do(self, operation: Operation) -> None:
         try:
@@ -236,6 +235,9 @@ class Executor:
         self._reason = reason
         if self._task is not None:
             self._task.cancel()
+            if not self._has_begun:  # then nothing within it says how it ended
+                self._task = None
+                self.fail(reason)
         elif self._done < self._submitted or self.is_open:
             self.fail(reason)
         self._release_all()
