@@ -31,7 +31,7 @@ NICENESS = 10
 
 
 class Job:
-    """One constraint on its way; `done` becomes true in another thread."""
+    """One constraint on its way; `run` is called in another thread."""
 
     def __init__(self, work: Callable[[], Grammar]) -> None:
         self.began: float | None = None

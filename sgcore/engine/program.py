@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -65,6 +65,7 @@ class Program:
         self._samplings = [self._sampling(piece, frontend.defaults) for piece in self.pieces]
         self._frontend = frontend
         self._steps = self._run()
+        self._found: list[dict[int, Generation]] = []
 
     @property
     def chars(self) -> int:
@@ -76,12 +77,21 @@ class Program:
             check_method(piece.select.method)
         return SCORING if piece.gen is None else sampling_from(piece.gen.sampling_params, defaults)
 
-    def advance(self, finished: Finished | None) -> list[Prompt] | None:
-        """Take the generations of the last prompts (None at first); the next prompts, or None at the end."""
+    def advance(self) -> list[Prompt] | None:
+        """The next prompts, once all generations of the last ones were taken; None at the end."""
+        finished = [[samples[index] for index in sorted(samples)] for samples in self._found]
         try:
-            return next(self._steps) if finished is None else self._steps.send(finished)
+            prompts = self._steps.send(finished) if finished else next(self._steps)
         except StopIteration:
             return None
+        self._found = [{} for _ in prompts]
+        return prompts
+
+    def take(self, place: int, generation: Generation) -> None:
+        """A generation of the prompt at `place` has changed. Raises RequestError for one that was aborted."""
+        if generation.finish == "abort":  # a program can't go on behind half a piece
+            raise RequestError(generation.message or "the request was aborted", generation.status)
+        self._found[place][generation.index] = generation
 
     def fail(self, error: RequestError) -> None:
         """A request of the program failed. Raises `error` if nothing was generated before it."""
@@ -224,35 +234,25 @@ class Program:
 
 
 async def run_program(
-    program: Program, run: Run, advance: Callable[[Finished | None], Any] | None = None
+    program: Program, run: Run, advance: Callable[[], Awaitable[list[Prompt] | None]] | None = None
 ) -> AsyncGenerator[Changes, None]:
     """Compute a program; yields what changed. Closing it ends the request that runs.
 
-    `advance` calls `program.advance` in another way, an awaitable: tokenising may take long.
+    `advance` calls `program.advance` in another way: tokenising may take long.
     """
-    finished: Finished | None = None
     while True:
-        prompts = program.advance(finished) if advance is None else await advance(finished)
+        prompts = program.advance() if advance is None else await advance()
         if prompts is None:
             return
-        found: list[dict[int, Generation]] = [{} for _ in prompts]
         try:
             async with aclosing(run(prompts)) as batches:
                 async for changes in batches:
                     for place, generation in changes:
-                        raise_abort(generation)
-                        found[place][generation.index] = generation
+                        program.take(place, generation)
                     yield changes
         except RequestError as error:
             program.fail(error)
             return
-        finished = [[samples[index] for index in sorted(samples)] for samples in found]
-
-
-def raise_abort(generation: Generation) -> None:
-    """Raise RequestError for a generation that was aborted: a program can't go on behind half a piece."""
-    if generation.finish == "abort":
-        raise RequestError(generation.message or "the request was aborted", generation.status)
 
 
 def shown_ids(tokenizer: Tokenizer, generation: Generation, sampling: SamplingParams) -> list[int]:

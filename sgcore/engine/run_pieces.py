@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from sgcore.engine.frontend import Frontend, Generation, Prompt
+from sgcore.engine.frontend import Frontend, Prompt
 from sgcore.engine.merge import Changes, merge
 from sgcore.engine.pieces import Group, check_group, pieces_from
-from sgcore.engine.program import SCORING, Program, raise_abort, run_program
+from sgcore.engine.program import SCORING, Program, run_program
 from sgcore.errors import RequestError
 
 Reply = dict[str, Any]
@@ -48,18 +48,14 @@ def run_pieces(frontend: Frontend, program: Program, stream: bool) -> Any:
 
 
 def _follow(frontend: Frontend, program: Program) -> Iterator[Reply]:
-    prompts = program.advance(None)
-    while prompts is not None:
-        found: list[dict[int, Generation]] = [{} for _ in prompts]
+    while (prompts := program.advance()) is not None:
         try:
             for place, generation in frontend.stream(*prompts):
-                raise_abort(generation)
-                found[place][generation.index] = generation
+                program.take(place, generation)
                 yield from program.progress([(place, generation)])
         except RequestError as error:
             program.fail(error)
             break
-        prompts = program.advance([[samples[index] for index in sorted(samples)] for samples in found])
     yield program.reply()
 
 

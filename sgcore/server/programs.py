@@ -13,7 +13,7 @@ from starlette.responses import Response
 from sgcore.engine.frontend import Prompt
 from sgcore.engine.merge import Changes
 from sgcore.engine.pieces import MAX_GROUP_CHARS, check_group, check_pieces
-from sgcore.engine.program import SCORING, Finished, Program, run_program
+from sgcore.engine.program import SCORING, Program, run_program
 from sgcore.errors import RequestError
 from sgcore.server.native import (
     DECODER,
@@ -81,8 +81,8 @@ def program_of(service: Service, body: GenerateRequest) -> Program:
 
 
 def _run(service: Service, program: Program) -> AsyncGenerator[Changes, None]:
-    async def advance(finished: Finished | None) -> list[Prompt] | None:
-        return await service.off_loop(program.chars, program.advance, finished)
+    async def advance() -> list[Prompt] | None:
+        return await service.off_loop(program.chars, program.advance)
 
     return run_program(program, service.run, advance)
 

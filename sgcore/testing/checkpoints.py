@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-END, FIRST_TOKEN = 1, 2
+from sgcore.api import WeightSource
+
+FIRST_TOKEN = 2
+"""Below it are tokens that a configuration gives a meaning to."""
 
 
 def write_checkpoint(config: Any, folder: Path, seed: int = 3, std: float = 0.3) -> Any:
@@ -49,3 +53,39 @@ def log_probabilities(model: Any, ids: Sequence[int]) -> torch.Tensor:
     """(tokens, vocabulary) float32: the distribution behind each token."""
     with torch.inference_mode():
         return model(torch.tensor([list(ids)])).logits[0].float().log_softmax(-1)  # type: ignore[no-any-return]
+
+
+class GivenTensors(WeightSource):
+    """Tensors from a dictionary."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.given = tensors
+
+    def hf_config(self) -> dict[str, Any]:
+        return {}
+
+    def tokenizer(self) -> Any:
+        return None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.given.items()
+
+    def tensor_count(self) -> int:
+        return len(self.given)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str]) -> Any:
+    """A small `tokenizers.Tokenizer` of byte-level pairs; the special tokens have the first ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer: Any = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer: Any = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sgcore import Engine
-from sgcore.api import Build, HfConfig, Model, QuantScheme, WeightSource
+from sgcore.api import Build, HfConfig, Model, QuantScheme
 from sgcore.errors import LaunchError
 from sgcore.kernels import Kernels
 from sgcore.layers.linear import DenseLinear, Linear
-from sgcore.testing.checkpoints import FIRST_TOKEN, log_probabilities, write_checkpoint
+from sgcore.testing.checkpoints import FIRST_TOKEN, GivenTensors, log_probabilities, write_checkpoint
 from sgcore.weights.loader import load_weights
 from sgcore.weights.random import fill_random
 
@@ -97,7 +97,7 @@ class QuantSuite:
         names = PARTS
         tensors = {f"{n}.{k}": t for n, layer in zip(names, layers, strict=False) for k, t in layer.tensors.items()}
         tensors |= {f"{name}.bias": bias for name, bias in zip(names, biases, strict=False)}
-        source = Given(tensors)
+        source = GivenTensors(tensors)
         load_weights(block, source, torch.device("cpu"), torch.float32, scheme=self.scheme.from_config(self.config))
         block.layer.finish()
         return block.layer
@@ -231,18 +231,3 @@ class Block(nn.Module, Model):
     def cache_spec(self) -> Any: ...
     def forward(self, batch: Any) -> Any: ...
     def logits(self, hidden: Any) -> Any: ...
-
-
-class Given(WeightSource):
-    """Tensors from a dictionary."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.given = tensors
-
-    def hf_config(self) -> dict[str, Any]:
-        return {}
-
-    def tokenizer(self) -> Any: ...
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.given.items()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sgcore import Engine
+from sgcore.testing.checkpoints import train_tokenizer
 
 SPECIAL = ["<pad>", "<end>", "<think>", "</think>"]
 TEXT = (Path(__file__).parents[2] / "LICENSE").read_text() + '{"name": "value", "size": [1, 2.5, true, null]} ' * 40
@@ -21,14 +21,7 @@ MODEL_VOCABULARY = 600
 
 
 def make_tokenizer() -> Any:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=560, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer = train_tokenizer([TEXT], 560, SPECIAL)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
 
 

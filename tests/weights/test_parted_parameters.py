@@ -14,7 +14,7 @@ from sgcore.kernels import Kernels
 from sgcore.layers.linear import Linear
 from sgcore.layers.parameters import Axis, LayerParameters
 from sgcore.layers.skips import is_named, is_skipped
-from sgcore.testing.quantization import Given
+from sgcore.testing.checkpoints import GivenTensors
 from sgcore.weights.loader import load_weights
 from sgcore.weights.random import fill_random
 
@@ -77,7 +77,7 @@ def tensors() -> dict[str, Tensor]:
 
 
 def load(model: Tiny, tensors: dict[str, Tensor]) -> None:
-    load_weights(model, Given(tensors), CPU, torch.float32, scheme=Scheme())
+    load_weights(model, GivenTensors(tensors), CPU, torch.float32, scheme=Scheme())
 
 
 def test_parts_lie_where_the_parameter_says(model: Tiny, tensors: dict[str, Tensor]) -> None:

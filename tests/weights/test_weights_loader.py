@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sgcore.api import Build, HfConfig, Model, WeightSource
+from sgcore.api import Build, HfConfig, Model
 from sgcore.errors import LaunchError
 from sgcore.kernels import Kernels
 from sgcore.layers.linear import Embedding, Linear
 from sgcore.layers.norm import RMSNorm
+from sgcore.testing.checkpoints import GivenTensors
 from sgcore.weights.loader import load_weights
 
 CPU = torch.device("cpu")
@@ -52,24 +52,6 @@ class Tied(Tiny):
         self.lm_head.weight = self.embed.weight
 
 
-class Given(WeightSource):
-    """Tensors from a dictionary."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.given = tensors
-
-    def hf_config(self) -> dict[str, Any]:
-        return {}
-
-    def tokenizer(self) -> Any: ...
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.given.items()
-
-    def tensor_count(self) -> int:
-        return len(self.given)
-
-
 @pytest.fixture
 def build() -> Build:
     return Build(Kernels(), torch.float32, CPU)
@@ -88,7 +70,7 @@ def checkpoint() -> dict[str, Tensor]:
 
 
 def load(model: Tiny, tensors: dict[str, Tensor], **options: Any) -> None:
-    load_weights(model, Given(tensors), CPU, torch.float32, **options)
+    load_weights(model, GivenTensors(tensors), CPU, torch.float32, **options)
 
 
 def test_fused_parts_in_order_whatever_the_file_order(build: Build, checkpoint: dict[str, Tensor]) -> None:

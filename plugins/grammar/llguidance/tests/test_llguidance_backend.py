@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from sgcore.api import Constraint, Matcher
 from sgcore.errors import ConstraintError
+from sgcore.testing.checkpoints import train_tokenizer
 from sgcore_llguidance.backend import LLGuidanceBackend
 
 SPECIAL = ["<end>", "<tool>"]
@@ -20,15 +21,7 @@ VOCABULARY, END = 400, 0
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=380, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator(['{"name of it": 1, "values": [true, false]} yes and no'] * 9, trainer)
-    return made
+    return train_tokenizer(['{"name of it": 1, "values": [true, false]} yes and no'] * 9, 380, SPECIAL)
 
 
 @pytest.fixture(scope="module")

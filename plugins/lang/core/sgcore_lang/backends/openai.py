@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgcore.choices import METHODS, UNCONDITIONAL
@@ -56,7 +56,7 @@ class OpenAI(RuntimeEndpoint):
             answer = await self._post(path, body)
             return _reply([_text_of(choice) for choice in answer["choices"]], answer)
         texts: dict[int, str] = {}
-        async for event in self._chunks(path, {**body, "stream": True, "stream_options": {"include_usage": True}}):
+        async for event in self._events(path, {**body, "stream": True, "stream_options": {"include_usage": True}}):
             answer = event
             for choice in event["choices"]:
                 texts[choice["index"]] = texts.get(choice["index"], "") + _text_of(choice, "delta")
@@ -71,15 +71,6 @@ class OpenAI(RuntimeEndpoint):
         if call.messages[-1]["content"]:
             raise NotSupported("gen behind other text of the assistant's turn: a chat server begins its turn itself")
         return "/chat/completions", {"messages": list(call.messages[:-1])}
-
-    async def _chunks(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        async with self._sent("POST", path, body) as response:
-            async for line in response.aiter_lines():
-                if line.startswith("data: {"):
-                    event = json.loads(line[6:])
-                    if "error" in event:
-                        raise BackendError(event["error"]["message"])
-                    yield event
 
     async def _choose(self, call: Call, score: Score) -> Generated:
         if self.is_chat_model:

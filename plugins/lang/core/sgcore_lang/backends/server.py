@@ -55,7 +55,7 @@ class RuntimeEndpoint(Backend):
         body = body_of(call)
         if progress is None:
             return reply_of(call, await self._post("/generate", body))
-        async for event in self._events({**body, "stream": True}):
+        async for event in self._events("/generate", {**body, "stream": True}):
             if "input_ids" in event:
                 return reply_of(call, event)
             if "text" in event:
@@ -91,8 +91,8 @@ class RuntimeEndpoint(Backend):
         async with self._sent("POST", path, body) as response:
             return json.loads(await response.aread())
 
-    async def _events(self, body: Any) -> AsyncIterator[dict[str, Any]]:
-        async with self._sent("POST", "/generate", body) as response:
+    async def _events(self, path: str, body: Any) -> AsyncIterator[dict[str, Any]]:
+        async with self._sent("POST", path, body) as response:
             async for line in response.aiter_lines():
                 if line.startswith("data: {"):
                     event = json.loads(line[6:])
