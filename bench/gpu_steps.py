@@ -25,7 +25,7 @@ from sgcore.engine.core import EngineCore
 from sgcore.engine.messages import FromCore, Request, SamplingParams, ToCore
 from sgcore.plugins.resolve import resolve
 
-WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 12, 60, 12
+WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 60, 60, 12
 TOP_KERNELS = 14
 MOST_TOKENS = 300
 
