@@ -27,7 +27,7 @@ from sgcore.plugins.resolve import resolve
 
 WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 60, 60, 12
 TOP_KERNELS = 14
-MOST_TOKENS = 300
+MOST_TOKENS = 640
 
 
 class Nowhere:

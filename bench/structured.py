@@ -20,6 +20,7 @@ import jsonschema
 from harness import arguments, report
 from offline import model_dir
 from schemas import keywords, schemas
+from tokenizers import Tokenizer
 
 from sgcore.api import Constraint
 from sgcore.config import Choices
@@ -69,6 +70,7 @@ class Bench:
         self.wire = Wire()
         self.core = EngineCore(self.plan, self.wire)
         self.tokenizer, text = make_tokenizer(self.plan)
+        self.decoder = Tokenizer.from_str(text)
         self.eos_ids = [int(self.tokenizer.eos_token_id)]
         self.core.handle(Vocabulary(text, self.eos_ids))
         while self.core._warm_up():
@@ -135,7 +137,7 @@ def follow_schemas(bench: Bench) -> list[dict[str, Any]]:
             counts["refused, naming the keyword" if names_its_trouble(schema, end.message) else "refused"] += 1
             named[end.message[:72]] += 1
             continue
-        text = bench.tokenizer.decode(bench.wire.tokens[f"s{place}"], skip_special_tokens=True)
+        text = bench.decoder.decode(bench.wire.tokens[f"s{place}"])
         verdict = "cut at the limit" if end.finish == "length" else verdict_of(text, schema)
         counts[verdict] += 1
         if verdict == "invalid":

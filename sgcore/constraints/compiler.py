@@ -23,7 +23,7 @@ FIRST_MASK_S = 0.01
 """Processor time of a first mask; usual ones take a tenth of a millisecond."""
 THREADS = 2
 MOST_JOBS = 64
-"""Constraints in work or waiting for it."""
+"""Constraints in work at once; with more, the others wait their turn."""
 CACHE_BYTES = 128 << 20
 REFUSAL_BYTES = 1 << 10
 NICENESS = 10
@@ -74,7 +74,7 @@ class Compiler:
         job = self._jobs.get(key)
         if job is None:
             if len(self._jobs) >= MOST_JOBS:
-                return ConstraintError(f"{MOST_JOBS} constraints are being compiled: try again later", 429)
+                return None
             job = self._jobs[key] = Job(lambda: self._compile(constraint))
             self._pool.submit(job.run)
         now = time.monotonic()

@@ -53,7 +53,7 @@ class KernelSuite:
         empty, empty_like = torch.empty, torch.empty_like
 
         def poison(x: torch.Tensor) -> torch.Tensor:
-            return x.fill_(float("nan") if x.is_floating_point() else -(2**30))
+            return x.fill_(float("nan") if x.is_floating_point() else torch.iinfo(x.dtype).max // 2)
 
         monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
         monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))

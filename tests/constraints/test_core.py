@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sgcore.config import Choices
+from sgcore.constraints.compiler import MOST_JOBS
 from sgcore.engine.core import EngineCore
 from sgcore.engine.messages import Abort, FromCore, Output, Outputs, Request, SamplingParams, ToCore, Vocabulary
 from sgcore.plugins.plan import Driver, Plan
@@ -173,6 +174,17 @@ def test_what_takes_too_long_is_refused_and_remembered(
         wire.inbox += [ask(rid, "slow1:5")]
         run_until(core, wire, rid)
         assert wire.ends[rid].status == 400 and "longer than" in wire.ends[rid].message
+
+
+def test_more_constraints_than_are_compiled_at_once_wait(make_core: Callable[..., tuple[EngineCore, Wire]]) -> None:
+    core, wire = make_core()
+    languages = [f"{number}:3" for number in range(MOST_JOBS + 40)]
+    wire.inbox += [ask(language, language) for language in languages]
+    turn(core, wire)
+    assert len(core.grammars._compiler._jobs) <= MOST_JOBS
+    run_until(core, wire, *languages)
+    for language in languages:
+        check(wire, language, language)
 
 
 def test_a_refusal_is_the_backends_own(make_core: Callable[..., tuple[EngineCore, Wire]]) -> None:
