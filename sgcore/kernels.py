@@ -46,6 +46,19 @@ class Kernels:
         quantised = (groups / scales.unsqueeze(-1)).clamp(-FLOAT8_MOST, FLOAT8_MOST).flatten(1)[:, : x.shape[1]]
         return quantised.to(FLOAT8), scales
 
+    def add_norm_fp8(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        scale: Tensor | None = None,
+        group: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`quantize_fp8` of the normed sum `x + residual`, and the sum, as in `add_norm`."""
+        normed, total = self.add_norm(x, residual, norm, eps)
+        return *self.quantize_fp8(normed, scale, group), total
+
     def linear_fp8(
         self,
         x: Tensor,
@@ -55,18 +68,44 @@ class Kernels:
         block: Block | None = None,
         input_scale: Tensor | None = None,
     ) -> Tensor:
-        """`linear` of numbers of 8 bits on both sides, summed in float32: (tokens, in) -> (tokens, out).
-
-        weight (out, in) `FLOAT8`; scale (out,) float32 or, with `block`, one number for each block of so many rows and
-        columns (rounded up). x is rounded by `quantize_fp8`: with `input_scale` (1,), by groups of a block's columns,
-        or by token.
+        """`product_fp8` with x (tokens, in) rounded by `quantize_fp8`: with `input_scale` (1,), by groups of a block's
+        columns, or by token.
         """
         quantised, rates = self.quantize_fp8(x, input_scale, None if block is None else block[1])
+        return self.product_fp8(quantised, rates, weight, scale, x.dtype, bias, block)
+
+    def product_fp8(
+        self,
+        x: Tensor,
+        rates: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        dtype: torch.dtype,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+    ) -> Tensor:
+        """`linear` of numbers of 8 bits on both sides, summed in float32: (tokens, in) -> (tokens, out) in `dtype`.
+
+        x and rates as `quantize_fp8` returned them. weight (out, in) `FLOAT8`; scale (out,) float32 or, with `block`,
+        one number for each block of so many rows and columns (rounded up).
+        """
         rows, columns = block or (1, weight.shape[1])
-        wide = quantised.float() * expand(rates, 1, columns, quantised.shape)
-        return F.linear(
-            wide, self.widen_fp8(weight, scale, (rows, columns)), None if bias is None else bias.float()
-        ).to(x.dtype)
+        wide = x.float() * expand(rates, 1, columns, x.shape)
+        own = None if bias is None else bias.float()
+        return F.linear(wide, self.widen_fp8(weight, scale, (rows, columns)), own).to(dtype)
+
+    def gated_fp8(
+        self,
+        x: Tensor,
+        rates: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        dtype: torch.dtype,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+    ) -> Tensor:
+        """`silu_mul` of `product_fp8`."""
+        return self.silu_mul(self.product_fp8(x, rates, weight, scale, dtype, bias, block))
 
     def widen_fp8(self, weight: Tensor, scale: Tensor, block: Block) -> Tensor:
         """The weight of `linear_fp8` in float32."""
@@ -110,6 +149,18 @@ class Kernels:
         """
         wide = self.widen_int(weight, scales, zeros, bits)
         return F.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)
+
+    def gated_int(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """`silu_mul` of `linear_int`."""
+        return self.silu_mul(self.linear_int(x, weight, scales, zeros, bits, bias))
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
         """(tokens,) int64 -> (tokens, hidden)."""

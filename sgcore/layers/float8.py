@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sgcore.api import Build, LinearMethod
 from sgcore.kernels import FLOAT8, Block
+from sgcore.layers.norm import RMSNorm
 from sgcore.layers.parameters import Axis, LayerParameters, replace
 
 
@@ -56,10 +57,10 @@ class Float8Linear(LinearMethod):
         return torch.cat([part.repeat_interleave(block[0], 0)[:size] for part, size in parts])
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
-        weight, scale, given = layer.weight, layer.weight_scale, layer.input_scale
-        assert isinstance(weight, Tensor) and isinstance(scale, Tensor)
-        if not isinstance(given, Tensor) or len(given) == 1:
-            return self.kernels.linear_fp8(x, weight, scale, bias, self.block, given)  # type: ignore[arg-type]
+        weight, scale, given = self._stored(layer)
+        if given is None or len(given) == 1:
+            rounded, rates = self.kernels.quantize_fp8(x, given, self._group)
+            return self.kernels.product_fp8(rounded, rates, weight, scale, x.dtype, bias, self.block)
         outputs, begin = [], 0
         for part, size in enumerate(self.part_sizes):
             rows = slice(begin, begin + size)
@@ -67,6 +68,33 @@ class Float8Linear(LinearMethod):
             outputs.append(self.kernels.linear_fp8(x, weight[rows], scale[rows], own, None, given[part : part + 1]))
             begin += size
         return torch.cat(outputs, dim=1)
+
+    def apply_normed(
+        self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        weight, scale, given = self._stored(layer)
+        if given is not None and len(given) > 1:
+            return super().apply_normed(layer, norm, x, residual, bias)
+        rounded, rates, total = self.kernels.add_norm_fp8(x, residual, norm.weight, norm.eps, given, self._group)
+        return self.kernels.product_fp8(rounded, rates, weight, scale, x.dtype, bias, self.block), total
+
+    def apply_gated(
+        self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        weight, scale, given = self._stored(layer)
+        if given is not None and len(given) > 1:
+            return super().apply_gated(layer, norm, x, residual, bias)
+        rounded, rates, total = self.kernels.add_norm_fp8(x, residual, norm.weight, norm.eps, given, self._group)
+        return self.kernels.gated_fp8(rounded, rates, weight, scale, x.dtype, bias, self.block), total
+
+    @property
+    def _group(self) -> int | None:
+        """Features of an input that share a scale; None: all of a token's."""
+        return None if self.block is None else self.block[1]
+
+    def _stored(self, layer: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weight, its scale, and the inputs' scales where the checkpoint has them."""
+        return layer.weight, layer.weight_scale, layer.input_scale  # type: ignore[return-value]
 
 
 class OnlineFloat8Linear(Float8Linear):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sgcore.api import Build, LinearMethod
 from sgcore.errors import LaunchError
 from sgcore.kernels import PACK_BLOCK
+from sgcore.layers.norm import RMSNorm
 from sgcore.layers.parameters import LayerParameters, replace
 
 
@@ -94,6 +95,17 @@ class IntegerLinear(LinearMethod):
             outputs.append(self._product(layer, x.index_select(1, row), slice(begin, begin + size), bias))
             begin += size
         return torch.cat(outputs, dim=1)
+
+    def apply_gated(
+        self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        order: Tensor | None = layer.order  # type: ignore[assignment]
+        if order is not None and len(order) > 1:
+            return super().apply_gated(layer, norm, x, residual, bias)
+        normed, total = norm.add(x, residual)
+        ordered = normed if order is None else normed.index_select(1, order[0])
+        weight, scales, zeros = (getattr(layer, name) for name in ("weight", "scales", "zeros"))
+        return self.kernels.gated_int(ordered, weight, scales, zeros, self.bits, bias), total
 
     def _product(self, layer: nn.Module, x: Tensor, rows: slice, bias: Tensor | None) -> Tensor:
         stored: list[Any] = [layer.weight, layer.scales, layer.zeros, bias]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sgcore.kernels import FLOAT8, Kernels
+from sgcore.kernels import FLOAT8, Kernels, expand
 
 REFERENCE = Kernels()
 EPS = 1e-5
@@ -132,6 +132,7 @@ class KernelSuite:
         zeros = torch.randint(0, 1 << bits, (groups, rows), dtype=torch.uint8).T if has_zeros else None
         for added in (None, bias):
             self.compare("linear_int", x, weight, scales, zeros, bits, added)
+            self.compare("gated_int", x, weight, scales, zeros, bits, added)
         self.compare("linear_int", x, weight[8:24], scales[8:24], None if zeros is None else zeros[8:24], bits)
 
     @pytest.mark.parametrize("tokens, size, rows", [(1, 1168, 150), (3, 64, 24), (19, 272, 150), (70, 1168, 40)])
@@ -147,6 +148,8 @@ class KernelSuite:
         scale = scale / 80 / size**0.5
         for added in (None, bias):
             self.compare_rounded("linear_fp8", x, weight, scale, added, block)
+            rounded = REFERENCE.quantize_fp8(x, None, None if block is None else block[1])
+            self.compare_rounded("gated_fp8", *rounded, weight, scale, dtype, added, block)
         if block is None:
             self.compare_rounded("linear_fp8", x, weight, scale, bias, None, torch.tensor([0.004]))
 
@@ -163,6 +166,20 @@ class KernelSuite:
                 # Numbers halfway between two may be rounded to either.
                 assert (mine.float() != its.float()).float().mean() < 0.02
                 torch.testing.assert_close(mine.float(), its.float(), rtol=0.13, atol=2.0**-9)
+
+    @pytest.mark.parametrize("size, group", [(64, None), (300, 128)])
+    def test_a_norm_that_rounds(self, dtype: torch.dtype, size: int, group: int | None) -> None:
+        x, residual, norm = (random(*shape, dtype=dtype) for shape in ((5, size), (5, size), (size,)))
+        for added in (None, residual):
+            mine, rates, total = self.kernels.add_norm_fp8(x, added, norm, EPS, None, group)
+            its, scales, expected = REFERENCE.add_norm_fp8(x, added, norm, EPS, None, group)
+            assert_same(total, expected)
+            torch.testing.assert_close(rates, scales, rtol=1e-2, atol=0)
+            columns = group or size
+            torch.testing.assert_close(
+                mine.float() * expand(rates, 1, columns, mine.shape),
+                its.float() * expand(scales, 1, columns, its.shape), rtol=0.13, atol=float(scales.max()) * 2,
+            )  # fmt: skip
 
     def test_a_quantised_row_does_not_depend_on_its_neighbours(self, dtype: torch.dtype) -> None:
         x, weight = random(2, 128, dtype=dtype), torch.randint(0, 256, (24, 64), dtype=torch.uint8)

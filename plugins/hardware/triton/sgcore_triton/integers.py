@@ -14,53 +14,137 @@ from torch import Tensor
 from sgcore.kernels import PACK_BLOCK
 from sgcore_triton import splits
 from sgcore_triton.launch import overlap, wait_for_inputs
-from sgcore_triton.targets import runs_here
+from sgcore_triton.norms import gated
+from sgcore_triton.targets import has_ptx, runs_here
 
 MOST_TOKENS = 64
 """With more, the weight is widened once and multiplied by the library."""
+WIDEST_TILE = 64
+"""Tokens of a program."""
 LONGEST_STEP = 128
 STAGES = 3 if torch.version.hip else 4
 """Triton 3.6 can't compile 4 for gfx950."""
+TILES: dict[tuple[int, int, int], tuple[int, int, int, int]] = {}
+"""(tokens rounded up, out, in) -> rows of the weight, parts of `in`, stages, warps; measured on one H100."""
 
 
-@triton.jit
-def _centred(numbers, zero, DTYPE: tl.constexpr):
-    """Integers below 256 less `zero`, exact in any float type.
+def _bytes_asm(kind: str) -> tl.constexpr:
+    """Four bytes (register 2) plus float32 numbers (3 to 6), as pairs of `kind` (0, 1).
 
-    16-bit floats with the right exponent have small integers in their lowest bits, which saves the conversion; bfloat16
-    has room for 7 bits.
+    2^23 + byte is a float32 with the byte in its lowest bits.
     """
-    if tl.float16 == DTYPE:
-        return (numbers.to(tl.uint16) | 0x6400).to(DTYPE, bitcast=True) - (zero + 1024).to(DTYPE)
-    return (numbers.to(tl.float32) - zero).to(DTYPE)
+    return tl.constexpr(f"""
+        {{
+        .reg .f32 a, b, c, d;
+        .reg .b32 magic;
+        mov.b32 magic, 0x4B000000;
+        prmt.b32 a, $2, magic, 0x7440;
+        prmt.b32 b, $2, magic, 0x7441;
+        prmt.b32 c, $2, magic, 0x7442;
+        prmt.b32 d, $2, magic, 0x7443;
+        add.f32 a, a, $3;
+        add.f32 b, b, $4;
+        add.f32 c, c, $5;
+        add.f32 d, d, $6;
+        cvt.rn.{kind}.f32 $0, b, a;
+        cvt.rn.{kind}.f32 $1, d, c;
+        }}
+        """)
+
+
+def _halves_asm(kind: str, exponent: int, one: int) -> tl.constexpr:
+    """Low (registers 0, 1) and high halves (2, 3) of four bytes (4) plus numbers (5, 6), as pairs of `kind`.
+
+    A float with the right exponent has a small integer in its lowest bits.
+    """
+    return tl.constexpr(f"""
+        {{
+        .reg .b32 high, one;
+        mov.b32 one, {one * 0x10001};
+        shr.u32 high, $4, 4;
+        prmt.b32 $0, $4, 0, 0x4140;
+        prmt.b32 $1, $4, 0, 0x4342;
+        prmt.b32 $2, high, 0, 0x4140;
+        prmt.b32 $3, high, 0, 0x4342;
+        lop3.b32 $0, $0, 0x000F000F, {exponent * 0x10001}, 0xEA;
+        lop3.b32 $1, $1, 0x000F000F, {exponent * 0x10001}, 0xEA;
+        lop3.b32 $2, $2, 0x000F000F, {exponent * 0x10001}, 0xEA;
+        lop3.b32 $3, $3, 0x000F000F, {exponent * 0x10001}, 0xEA;
+        fma.rn.{kind} $0, $0, one, $5;
+        fma.rn.{kind} $1, $1, one, $6;
+        fma.rn.{kind} $2, $2, one, $5;
+        fma.rn.{kind} $3, $3, one, $6;
+        }}
+        """)
+
+
+BYTES_BF16, BYTES_FP16 = _bytes_asm("bf16x2"), _bytes_asm("f16x2")
+BYTES_IN = tl.constexpr("=r,=r,r,r,r,r,r")
+HALVES_BF16, HALVES_FP16 = _halves_asm("bf16x2", 0x4300, 0x3F80), _halves_asm("f16x2", 0x6400, 0x3C00)
+HALVES_IN = tl.constexpr("=&r,=&r,=&r,=&r,r,r,r")
 
 
 @triton.jit
-def _centred_small(numbers, zero, DTYPE: tl.constexpr):
-    """As `_centred`, for integers below 16."""
-    if tl.bfloat16 == DTYPE:
-        return (numbers.to(tl.uint16) | 0x4300).to(DTYPE, bitcast=True) - (zero + 128).to(DTYPE)
-    return _centred(numbers, zero, DTYPE)
+def _bytes(packed, zero, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """Integers of 8 bits less `zero`, exact in any float type."""
+    if ASM:
+        minus = tl.broadcast_to(-(zero + 8388608), packed.shape)
+        if tl.bfloat16 == DTYPE:
+            return tl.inline_asm_elementwise(BYTES_BF16, BYTES_IN, [packed, minus], tl.bfloat16, is_pure=True, pack=4)
+        else:
+            return tl.inline_asm_elementwise(BYTES_FP16, BYTES_IN, [packed, minus], tl.float16, is_pure=True, pack=4)
+    else:
+        return (packed.to(tl.float32) - zero).to(DTYPE)
 
 
 @triton.jit
-def _zero(zeros, at, HAS_ZEROS: tl.constexpr, BITS: tl.constexpr):
+def _halves(packed, zero, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """The low and the high 4 bits of each byte, less `zero`."""
+    if ASM:
+        if tl.bfloat16 == DTYPE:
+            minus = tl.broadcast_to(-(zero + 128), packed.shape).to(tl.bfloat16)
+            return tl.inline_asm_elementwise(
+                HALVES_BF16, HALVES_IN, [packed, minus], (tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
+            )
+        else:
+            minus = tl.broadcast_to(-(zero + 1024), packed.shape).to(tl.float16)
+            return tl.inline_asm_elementwise(
+                HALVES_FP16, HALVES_IN, [packed, minus], (tl.float16, tl.float16), is_pure=True, pack=4
+            )
+    else:
+        return ((packed & 15).to(tl.float32) - zero).to(DTYPE), ((packed >> 4).to(tl.float32) - zero).to(DTYPE)
+
+
+@triton.jit
+def _zero(at, HAS_ZEROS: tl.constexpr, BITS: tl.constexpr):
     """(ROWS, 1) float32: what stands for 0."""
     if HAS_ZEROS:
-        return tl.load(zeros + at).to(tl.float32)[:, None]
+        return tl.load(at).to(tl.float32)[:, None]
     return tl.full(at.shape, 1 << (BITS - 1), tl.float32)[:, None]
 
 
 @triton.jit
-def _multiply(packed, scale, zero, x_at, is_token, STEP: tl.constexpr, BITS: tl.constexpr):
-    """One step's products (ROWS, TOKENS) float32."""
-    dtype: tl.constexpr = x_at.dtype.element_ty.element_ty if x_at.dtype.is_block() else x_at.dtype.element_ty
+def _inputs(at, is_token, BITS: tl.constexpr):
+    """x for the low and for the high halves of bytes; the same for integers of 8 bits."""
+    low = tl.load(at, mask=is_token, other=0.0)
     if BITS == 8:
-        return tl.dot(_centred(packed, zero, dtype), tl.load(x_at, mask=is_token, other=0.0)) * scale[:, None]
-    low = _centred_small(packed & 15, zero, dtype)
-    products = tl.dot(low, tl.load(x_at, mask=is_token, other=0.0))
-    high = _centred_small(packed >> 4, zero, dtype)
-    return tl.dot(high, tl.load(x_at + 16, mask=is_token, other=0.0), products) * scale[:, None]
+        return low, low
+    return low, tl.load(at + 16, mask=is_token, other=0.0)
+
+
+@triton.jit
+def _load(at, scale_at, zero_at, HAS_ZEROS: tl.constexpr, BITS: tl.constexpr):
+    """A tile of the weight, its scale (ROWS,) and what stands for 0 (ROWS, 1)."""
+    return tl.load(at), tl.load(scale_at).to(tl.float32), _zero(zero_at, HAS_ZEROS, BITS)
+
+
+@triton.jit
+def _products(packed, scale, zero, x_low, x_high, BITS: tl.constexpr, ASM: tl.constexpr):
+    """One step's products (ROWS, TOKENS) float32."""
+    if BITS == 8:
+        return tl.dot(_bytes(packed, zero, x_low.dtype, ASM), x_low) * scale[:, None]
+    low, high = _halves(packed, zero, x_low.dtype, ASM)
+    return tl.dot(high, x_high, tl.dot(low, x_low)) * scale[:, None]
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -68,9 +152,12 @@ def _grouped(
     x, weight, scales, zeros, bias, out, x_stride, scale_stride, group_stride, tokens,
     ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
     STEP: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr, BITS: tl.constexpr, HAS_ZEROS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+    HAS_BIAS: tl.constexpr, GATED: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out (tokens, ROWS_OUT), or sums (SPLITS, tokens, ROWS_OUT) float32, for `ROWS` rows of the weight."""
+    """out (tokens, ROWS_OUT), or sums (SPLITS, tokens, ROWS_OUT) float32, for `ROWS` rows of the weight.
+
+    `GATED`: the weight has as many rows again, and silu of the first half's product is multiplied by the second's.
+    """
     each: tl.constexpr = (SIZE // STEP + SPLITS - 1) // SPLITS
     width: tl.constexpr = STEP * BITS // 8
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -81,30 +168,52 @@ def _grouped(
     # Rows past the end read the last one again and aren't stored.
     row = tl.minimum(n, ROWS_OUT - 1).to(tl.int64)
     at = weight + row[:, None] * (SIZE * BITS // 8) + byte[None, :]
+    up_at = at + tl.full((), ROWS_OUT, tl.int64) * (SIZE * BITS // 8)
     scale_at = row * scale_stride
-    token = tl.arange(0, TOKENS)
+    up_scale_at = scale_at + tl.full((), ROWS_OUT, tl.int64) * scale_stride
+    token = tl.program_id(2) * TOKENS + tl.arange(0, TOKENS)
     is_token = (token < tokens)[None, :]
     k = byte
     if BITS == 4:
         k = byte // 16 * 32 + byte % 16
     x_at = x + token[None, :] * x_stride + k[:, None]
     group = first * STEP // GROUP * group_stride
-    packed = tl.load(at + first * width)
-    scale = tl.load(scales + scale_at + group).to(tl.float32)
-    zero = _zero(zeros, scale_at + group, HAS_ZEROS, BITS)
+    packed, scale, zero = _load(
+        at + first * width, scales + scale_at + group, zeros + scale_at + group, HAS_ZEROS, BITS
+    )
+    packed_up, scale_up, zero_up = packed, scale, zero
+    if GATED:
+        packed_up, scale_up, zero_up = _load(
+            up_at + first * width, scales + up_scale_at + group, zeros + up_scale_at + group, HAS_ZEROS, BITS
+        )
     wait_for_inputs(PDL)
-    products = _multiply(packed, scale, zero, x_at + first * STEP, is_token, STEP, BITS)
+    x_low, x_high = _inputs(x_at + first * STEP, is_token, BITS)
+    products = _products(packed, scale, zero, x_low, x_high, BITS, ASM)
+    others = products
+    if GATED:
+        others = _products(packed_up, scale_up, zero_up, x_low, x_high, BITS, ASM)
     for step in tl.range(first + 1, last, num_stages=STAGES):
         group = step * STEP // GROUP * group_stride
-        scale = tl.load(scales + scale_at + group).to(tl.float32)
-        zero = _zero(zeros, scale_at + group, HAS_ZEROS, BITS)
-        packed = tl.load(at + step * width)
-        products += _multiply(packed, scale, zero, x_at + step * STEP, is_token, STEP, BITS)
+        packed, scale, zero = _load(
+            at + step * width, scales + scale_at + group, zeros + scale_at + group, HAS_ZEROS, BITS
+        )
+        x_low, x_high = _inputs(x_at + step * STEP, is_token, BITS)
+        products += _products(packed, scale, zero, x_low, x_high, BITS, ASM)
+        if GATED:
+            packed, scale, zero = _load(
+                up_at + step * width, scales + up_scale_at + group, zeros + up_scale_at + group, HAS_ZEROS, BITS
+            )
+            others += _products(packed, scale, zero, x_low, x_high, BITS, ASM)
     inside = is_token & (n < ROWS_OUT)[:, None]
+    dtype: tl.constexpr = out.dtype.element_ty
     if HAS_BIAS:
         products += tl.load(bias + n, mask=n < ROWS_OUT, other=0.0).to(tl.float32)[:, None]
+    if GATED:
+        if HAS_BIAS:
+            others += tl.load(bias + ROWS_OUT + n, mask=n < ROWS_OUT, other=0.0).to(tl.float32)[:, None]
+        products = gated(products, others, dtype)
     place = (part * tokens + token)[None, :] * ROWS_OUT + n[:, None]
-    tl.store(out + place, products.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + place, products.to(dtype), mask=inside)
 
 
 @triton.jit
@@ -121,7 +230,7 @@ def _widen(
     packed = tl.load(weight + row[:, None] * (SIZE * BITS // 8) + start * BITS // 8 + byte[None, :])
     group = row * scale_stride + start // GROUP * group_stride
     scale = tl.load(scales + group).to(tl.float32)[:, None]
-    zero = _zero(zeros, group, HAS_ZEROS, BITS)
+    zero = _zero(zeros + group, HAS_ZEROS, BITS)
     dtype: tl.constexpr = out.dtype.element_ty
     inside = (n < ROWS_OUT)[:, None]
     out_at = out + row[:, None] * SIZE + start
@@ -139,10 +248,14 @@ def longest_step(group: int) -> int:
     return next(step for step in (LONGEST_STEP, 64, PACK_BLOCK) if group % step == 0)
 
 
-def tile(rows: int, steps: int) -> tuple[int, int, int, int]:
+def tile(tokens: int, rows: int, size: int, step: int, is_gated: bool) -> tuple[int, int, int, int]:
     """Rows of the weight for a program, parts of `in`, stages of the pipeline, and warps."""
-    rows_each = 64 if rows >= 1024 else 16
-    return rows_each, splits.parts(triton.cdiv(rows, rows_each), steps), STAGES, 4 if rows_each == 64 else 1
+    known = TILES.get((tokens, rows, size))
+    if known is not None and step == LONGEST_STEP:
+        return known
+    rows_each, warps = (64, 4) if rows >= 1024 else (16, 1)
+    parts = 1 if is_gated else splits.parts(triton.cdiv(rows, rows_each), size // step)
+    return rows_each, parts, STAGES, warps
 
 
 def takes(x: Tensor, scales: Tensor) -> bool:
@@ -152,21 +265,31 @@ def takes(x: Tensor, scales: Tensor) -> bool:
     return is_float and runs_here(x) and x.shape[0] > 0 and x.stride(1) == 1 and groups % PACK_BLOCK == 0
 
 
-def linear(x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, bias: Tensor | None) -> Tensor:
-    """As `Kernels.linear_int`, for up to `MOST_TOKENS` tokens."""
-    (count, size), rows = x.shape, weight.shape[0]
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    bias: Tensor | None,
+    is_gated: bool = False,
+) -> Tensor:
+    """As `Kernels.linear_int`, for up to `MOST_TOKENS` tokens; then `silu_mul` where it is gated."""
+    count, size = x.shape
+    rows = weight.shape[0] // 2 if is_gated else weight.shape[0]
     group = size // scales.shape[1]
     step = longest_step(group)
-    tokens = max(16, triton.next_power_of_2(count))
-    rows_each, parts, stages, warps = tile(rows, size // step)
+    tokens = max(8, triton.next_power_of_2(count))
+    rows_each, parts, stages, warps = tile(tokens, weight.shape[0], size, step, is_gated)
+    tokens = min(tokens, WIDEST_TILE)
     out = torch.empty((count, rows), dtype=x.dtype, device=x.device)
     sums = splits.sums_for(out, parts)
-    _grouped[(triton.cdiv(rows, rows_each), parts)](
+    _grouped[(triton.cdiv(rows, rows_each), parts, triton.cdiv(count, tokens))](
         x, weight, scales, scales if zeros is None else zeros, x if bias is None else bias, sums,
         x.stride(0), scales.stride(0), scales.stride(1), count,
         ROWS_OUT=rows, SIZE=size, GROUP=group, TOKENS=tokens, ROWS=rows_each, STEP=step, SPLITS=parts, STAGES=stages,
-        BITS=bits, HAS_ZEROS=zeros is not None, HAS_BIAS=bias is not None and parts == 1, num_warps=warps,
-        **overlap(x),
+        BITS=bits, HAS_ZEROS=zeros is not None, HAS_BIAS=bias is not None and parts == 1, GATED=is_gated,
+        ASM=has_ptx(x), num_warps=warps, **overlap(x),
     )  # fmt: skip
     return splits.add(sums, bias, out)
 

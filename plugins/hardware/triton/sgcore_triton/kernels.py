@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sgcore.kernels import Block, Kernels
@@ -27,18 +28,46 @@ class TritonKernels(Kernels):
             return float8.quantize(x, scale, group)
         return super().quantize_fp8(x, scale, group)
 
-    def linear_fp8(
+    def add_norm_fp8(
         self,
         x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        scale: Tensor | None = None,
+        group: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if float8.takes_rounding(x, group) and norms.takes(x, residual):
+            return float8.add_norm(x, residual, norm, eps, scale, group)
+        return super().add_norm_fp8(x, residual, norm, eps, scale, group)
+
+    def product_fp8(
+        self,
+        x: Tensor,
+        rates: Tensor,
         weight: Tensor,
         scale: Tensor,
+        dtype: torch.dtype,
         bias: Tensor | None = None,
         block: Block | None = None,
-        input_scale: Tensor | None = None,
     ) -> Tensor:
         if float8.takes(x, weight, block):
-            return float8.linear(x, weight, scale, bias, block, input_scale)
-        return super().linear_fp8(x, weight, scale, bias, block, input_scale)
+            return float8.product(x, rates, weight, scale, dtype, bias, block)
+        return super().product_fp8(x, rates, weight, scale, dtype, bias, block)
+
+    def gated_fp8(
+        self,
+        x: Tensor,
+        rates: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        dtype: torch.dtype,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+    ) -> Tensor:
+        if float8.takes(x, weight, block) and float8.gates(x, weight, block):
+            return float8.product(x, rates, weight, scale, dtype, bias, block, is_gated=True)
+        return super().gated_fp8(x, rates, weight, scale, dtype, bias, block)
 
     def linear_int(
         self,
@@ -55,6 +84,19 @@ class TritonKernels(Kernels):
             return integers.linear(x, weight, scales, zeros, bits, bias)
         # So many tokens go to a library's kernel, which starts when its predecessor has ended.
         return self.linear(x, integers.widen(weight, scales, zeros, bits, x), bias)
+
+    def gated_int(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        if integers.takes(x, scales) and x.shape[0] <= integers.MOST_TOKENS:
+            return integers.linear(x, weight, scales, zeros, bits, bias, is_gated=True)
+        return super().gated_int(x, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return norms.rms_norm(x, weight, eps) if norms.takes(x) else super().rms_norm(x, weight, eps)

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sgcore_triton.launch import overlap, wait_for_inputs
+from sgcore_triton.norms import gated
 from sgcore_triton.targets import has_dependent_launch, interprets
 
 MOST_TOKENS = 32
@@ -88,13 +89,11 @@ def _narrow(
     dtype: tl.constexpr = out.dtype.element_ty
     if HAS_BIAS:
         products += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
-    result = products.to(dtype)
     if GATED:
         if HAS_BIAS:
             others += tl.load(bias + ROWS_OUT + n, mask=inside, other=0.0).to(tl.float32)[:, None]
-        gate = result.to(tl.float32)
-        result = ((gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * others.to(dtype).to(tl.float32)).to(dtype)
-    tl.store(out + token[None, :] * ROWS_OUT + n[:, None], result, mask=is_token & inside[:, None])
+        products = gated(products, others, dtype)
+    tl.store(out + token[None, :] * ROWS_OUT + n[:, None], products.to(dtype), mask=is_token & inside[:, None])
 
 
 def tile(tokens: int, rows: int, size: int, is_gated: bool) -> tuple[int, int, int, int]:

@@ -83,6 +83,14 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 @triton.jit
+def gated(gate, up, DTYPE: tl.constexpr):
+    """silu of one product times another, both float32, rounded where the reference rounds."""
+    gate = gate.to(DTYPE).to(tl.float32)
+    silu = (gate * tl.sigmoid(gate)).to(DTYPE).to(tl.float32)
+    return (silu * up.to(DTYPE).to(tl.float32)).to(DTYPE)
+
+
+@triton.jit
 def _silu_mul_rows(x, out, x_stride, SIZE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
     # Neighbouring programs share a row.
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
@@ -92,8 +100,7 @@ def _silu_mul_rows(x, out, x_stride, SIZE: tl.constexpr, BLOCK: tl.constexpr, PD
     wait_for_inputs(PDL)
     gate = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x + row * x_stride + SIZE + columns, mask=inside, other=0.0).to(tl.float32)
-    silu = (gate * tl.sigmoid(gate)).to(x.dtype.element_ty).to(tl.float32)
-    tl.store(out + row * SIZE + columns, silu * up, mask=inside)
+    tl.store(out + row * SIZE + columns, gated(gate, up, x.dtype.element_ty), mask=inside)
 
 
 def silu_mul(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sgcore_triton.launch import overlap, wait_for_inputs
+from sgcore_triton.norms import gated
 from sgcore_triton.targets import FLOATS
 
 MOST_TOKENS = 2
@@ -145,9 +146,7 @@ def _skinny(
         rate = tl.rsqrt(tl.sum(squares, 0) / SIZE + eps)
     result = _finish(products, rate, bias, columns, ROWS_OUT, HAS_BIAS, dtype)
     if GATED:
-        gate = result.to(tl.float32)
-        up = _finish(others, rate, bias + ROWS_OUT, columns, ROWS_OUT, HAS_BIAS, dtype).to(tl.float32)
-        result = ((gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * up).to(dtype)
+        result = gated(result, _finish(others, rate, bias + ROWS_OUT, columns, ROWS_OUT, HAS_BIAS, dtype), dtype)
     token = tl.arange(0, TOKENS)[:, None]
     tl.store(out + token * ROWS_OUT + columns, result, mask=(token < tokens) & (columns < ROWS_OUT))
 

@@ -53,6 +53,11 @@ def runs_here(x: Tensor) -> bool:
     return x.is_cuda or interprets()
 
 
+def has_ptx(x: Tensor) -> bool:
+    """Whether a kernel may contain NVIDIA's assembler."""
+    return x.is_cuda and torch.version.hip is None and not interprets()
+
+
 @cache
 def _has_dependent_launch(device: int) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)

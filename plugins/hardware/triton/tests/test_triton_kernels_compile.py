@@ -48,10 +48,13 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     yield skinny._skinny, SKINNY | NORMED, {"tokens": "i32"}
     yield skinny._skinny, SKINNY | NORMED | {"GATED": True}, {"tokens": "i32"}
     parts = PARTS | {"STAGES": 4 if target.startswith("sm") else 3}
+    grouped = GROUPED | parts | {"GATED": False, "ASM": target.startswith("sm")}
     for bits in (4, 8):
-        yield integers._grouped, GROUPED | parts | {"BITS": bits}, PACKED | {"out": "*fp32"}
+        yield integers._grouped, grouped | {"BITS": bits}, PACKED | {"out": "*fp32"}
+        yield integers._grouped, grouped | {"BITS": bits, "GATED": True, "SPLITS": 1}, PACKED
+        yield integers._grouped, grouped | {"BITS": bits}, PACKED | {"x": "*fp16", "out": "*fp16"}
         yield integers._widen, GROUPED | {"BITS": bits}, PACKED
-    yield integers._grouped, GROUPED | parts | {"BITS": 4, "HAS_ZEROS": False}, PACKED | {"x": "*fp16", "out": "*fp16"}
+    yield integers._grouped, grouped | {"BITS": 4, "HAS_ZEROS": False}, PACKED | {"x": "*fp16", "out": "*fp16"}
     yield splits._add_parts, {"ROWS_OUT": 4096, "SPLITS": 8, "BLOCK": 512, "HAS_BIAS": True}, {"tokens": "i32"}
     if target in WITH_FLOAT8:
         yield from float8_cases()
@@ -81,10 +84,12 @@ def float8_cases() -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     for group, count, given in ((4096, 1, False), (128, 32, False), (4096, 1, True)):
         constants = ROUND | {"GROUP": group, "GROUPS": count, "IS_GIVEN": given}
         yield float8._round_rows, constants, {"out": "*fp8e4nv", "scales": "*fp32"}
+        yield float8._norm_and_round, constants | {"ADDS": True}, {"out": "*fp8e4nv", "scales": "*fp32"}
     for tokens, rows, parts in ((16, 64, 8), (64, 64, 1), (128, 128, 1)):
         for block in (0, 1, 128):
             constants = FLOAT8 | {"TOKENS": tokens, "ROWS": rows, "SPLITS": parts, "BLOCK_ROWS": block}
-            yield float8._product, constants, FLOAT8_TYPES | {"tokens": "i32"}
+            for gated in (False, True) if tokens < 128 else (False,):
+                yield float8._product, constants | {"GATED": gated}, FLOAT8_TYPES | {"tokens": "i32"}
 
 
 def compile_all(target: str) -> None:
