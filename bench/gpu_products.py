@@ -42,9 +42,9 @@ def fp8_blocks(kernels: Kernels, rows: int, size: int) -> tuple[int, Product]:
 
 def integers(kernels: Kernels, rows: int, size: int, bits: int) -> tuple[int, Product]:
     weight = kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
-    scales = (torch.rand(size // GROUP, rows) / size**0.5).half().T
-    zeros = torch.randint(0, 1 << bits, (size // GROUP, rows), dtype=torch.uint8).T
-    moved = weight.numel() + 3 * scales.numel()
+    zeros = torch.randint(0, 1 << bits, (rows, size // GROUP), dtype=torch.uint8)
+    scales, zeros = kernels.pack_scales((torch.rand(rows, size // GROUP) / size**0.5).half(), zeros, bits)
+    moved = weight.nbytes + scales.nbytes
     return moved, lambda x: kernels.linear_int(x, weight, scales, zeros, bits)
 
 

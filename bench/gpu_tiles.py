@@ -1,7 +1,7 @@
-"""Finds the tiles that `sgcore_triton.integers` and `sgcore_triton.float8` keep in `TILES`, for the shapes of a layer.
+"""Finds the tiles that `sgcore_triton.integers` keeps in `TILES`, for the shapes of a layer.
 
-    gpu_tiles.py --kind int4 --compile 0/14 &  ...  gpu_tiles.py --kind int4 --compile 13/14 &  wait
-    gpu_tiles.py --kind int4
+    gpu_tiles.py --compile 0/14 &  ...  gpu_tiles.py --compile 13/14 &  wait
+    gpu_tiles.py
 
 The first line is only there to compile with all cores; its launches aren't timed.
 """
@@ -21,63 +21,50 @@ from harness import arguments, report
 from offline import SHAPES
 from torch import Tensor
 
-from sgcore.kernels import FLOAT8
 from sgcore_cuda.kernels import CudaKernels
-from sgcore_triton import float8, integers
+from sgcore_triton import integers
 
 Tile = tuple[int, ...]
 KERNELS = CudaKernels()
-MODULES = {"int4": integers, "fp8": float8}
 SHOWN = 4
 PROGRAMS = (100, 2500)
 """Fewest and most of a launch."""
 
 
-def tiles(kind: str, tokens: int, rows: int, size: int, is_gated: bool) -> Iterator[Tile]:
-    """Those worth trying."""
-    for rows_each, warps in ((16, 1), (32, 1), (32, 2), (64, 2), (64, 4), (128, 4), (128, 8)):
-        if rows_each * min(tokens, 64) // warps > 2048 or (kind == "fp8" and warps < 4):
+def tiles(tokens: int, rows: int, is_gated: bool) -> Iterator[Tile]:
+    """Those worth trying: rows of the weight, parts of `in`, stages, warps."""
+    for rows_each, warps in ((32, 2), (64, 2), (64, 4), (128, 4), (128, 8)):
+        if rows_each * min(tokens, 64) // warps > 2048:
             continue
         for parts in (1,) if is_gated else (1, 2, 4, 8):
             programs = rows // rows_each * parts * -(-tokens // 64) // (2 if is_gated else 1)
-            if not PROGRAMS[0] <= programs <= PROGRAMS[1]:
-                continue
-            for stages in (3, 4, 6):
-                if kind == "int4":
-                    yield rows_each, parts, stages, warps
-                else:
-                    yield from ((rows_each, step, parts, stages, warps) for step in (128, 256))
+            if PROGRAMS[0] <= programs <= PROGRAMS[1]:
+                yield from ((rows_each, parts, stages, warps) for stages in (3, 4))
 
 
-def product(kind: str, rows: int, size: int, is_gated: bool) -> Any:
-    """A function of x (tokens, size), or of x rounded already."""
-    if kind == "fp8":
-        weight, scale = torch.randn(rows, size).to(FLOAT8), torch.rand(rows)
-        return lambda x: float8.product(*x, weight, scale, torch.bfloat16, None, None, is_gated)
+def product(rows: int, size: int, is_gated: bool) -> Any:
+    """A function of x (tokens, size)."""
     weight = KERNELS.pack_int(torch.randint(0, 16, (rows, size), dtype=torch.uint8), 4)
-    scales = torch.rand(size // GROUP, rows).half().T
-    zeros = torch.randint(0, 16, (size // GROUP, rows), dtype=torch.uint8).T
-    return lambda x: integers.linear(x, weight, scales, zeros, 4, None, is_gated)
+    words = integers.pack_scales(torch.rand(rows, size // GROUP).half(), None, 4)
+    return lambda x: integers.linear(x, weight, words, 4, None, is_gated)
 
 
-def inputs(kind: str, tokens: int, size: int) -> Tensor | tuple[Tensor, Tensor]:
-    x = torch.randn(tokens, size, dtype=torch.bfloat16)
-    return KERNELS.quantize_fp8(x) if kind == "fp8" else x
+def inputs(tokens: int, size: int) -> Tensor:
+    return torch.randn(tokens, size, dtype=torch.bfloat16)
 
 
-def tried(kind: str, tokens: int, rows: int, size: int, is_gated: bool) -> Iterator[Tile]:
+def tried(tokens: int, rows: int, size: int, is_gated: bool) -> Iterator[Tile]:
     """Each tile, while it is the one that the kernel's launch chooses."""
-    module: Any = MODULES[kind]
-    for tile in tiles(kind, tokens, rows, size, is_gated):
-        module.TILES = {(tokens, rows, size): tile}
+    for tile in tiles(tokens, rows, is_gated):
+        integers.TILES = {(tokens, rows, size): tile}
         yield tile
 
 
 def compile_part(asked: Namespace, shapes: list[tuple[int, int, int, bool]]) -> None:
     part, parts = map(int, asked.compile.split("/"))
     for place, (tokens, rows, size, is_gated) in enumerate(shapes):
-        call, x = product(asked.kind, rows, size, is_gated), inputs(asked.kind, tokens, size)
-        for number, _ in enumerate(tried(asked.kind, tokens, rows, size, is_gated)):
+        call, x = product(rows, size, is_gated), inputs(tokens, size)
+        for number, _ in enumerate(tried(tokens, rows, size, is_gated)):
             if (number + place) % parts == part:
                 attempt(partial(call, x))
 
@@ -94,7 +81,6 @@ def attempt(call: Any) -> str:
 
 def parse() -> Namespace:
     parser = arguments(__doc__)
-    parser.add_argument("--kind", choices=MODULES, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="llama8b")
     parser.add_argument("--tokens", default="8,16,32,64", help="powers of two")
     parser.add_argument("--compile", help="PART/PARTS: compile only")
@@ -112,15 +98,15 @@ def main() -> int:
         return 0
     found: list[dict[str, Any]] = []
     for tokens, rows, size, is_gated in shapes:
-        made = [product(asked.kind, rows, size, is_gated) for _ in range(copies(rows * size // 2))]
-        x = inputs(asked.kind, tokens, size)
+        made = [product(rows, size, is_gated) for _ in range(copies(rows * size // 2))]
+        x = inputs(tokens, size)
         timed = []
-        for tile in tried(asked.kind, tokens, rows, size, is_gated):
+        for tile in tried(tokens, rows, size, is_gated):
             if not attempt(partial(made[0], x)):
                 timed.append((graph_us([partial(call, x) for call in made]), tile))
         for us, tile in sorted(timed)[:SHOWN]:
             found.append({"tokens": tokens, "out": rows, "in": size, "us": us, "tile": str(tile)})
-    report(f"gpu_tiles_{asked.kind}", {"Fastest tiles": found}, asked.output)
+    report("gpu_tiles", {"Fastest tiles": found}, asked.output)
     return 0
 
 

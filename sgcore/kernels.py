@@ -121,6 +121,16 @@ class Kernels:
         low, high = values.reshape(len(values), -1, 2, PACK_BLOCK // 2).unbind(2)
         return (low | high << 4).flatten(1)
 
+    def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
+        """Scales and zeros (out, groups) in the layout that `linear_int` reads; called once, after loading.
+
+        Here the scales become the same numbers in two bytes each, if some type has them all; the rows of a group lie
+        behind one another in memory.
+        """
+        narrow = (scales.to(dtype) for dtype in (torch.float16, torch.bfloat16))
+        same = next((given for given in narrow if torch.equal(given.to(scales.dtype), scales)), scales)
+        return same.T.contiguous().T, None if zeros is None else zeros.T.contiguous().T
+
     def widen_int(self, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
         """The weight of `linear_int` (out, in) in float32."""
         values = weight
@@ -144,8 +154,8 @@ class Kernels:
         """`linear` with a weight of unsigned integers in groups: (tokens, in) -> (tokens, out).
 
         weight as `pack_int` returned it; scales (out, groups) of any float type; zeros (out, groups) uint8, the
-        integers that stand for 0, or None for the middle of the range. A group is `in / groups` features, a multiple
-        of `PACK_BLOCK`.
+        integers that stand for 0, or None for the middle of the range; or both as `pack_scales` returned them. A group
+        is `in / groups` features, a multiple of `PACK_BLOCK`.
         """
         wide = self.widen_int(weight, scales, zeros, bits)
         return F.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)

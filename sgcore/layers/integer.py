@@ -62,8 +62,9 @@ class IntegerLinear(LinearMethod):
             delattr(layer, name)
         values, order = self._in_order(read)
         replace(layer, "weight", self.kernels.pack_int(values, self.bits))
-        replace(layer, "scales", narrowest(read.scales))
-        replace(layer, "zeros", None if read.zeros is None else by_group(read.zeros))
+        scales, zeros = self.kernels.pack_scales(read.scales, read.zeros, self.bits)
+        replace(layer, "scales", scales)
+        replace(layer, "zeros", zeros)
         replace(layer, "order", order)
 
     def _in_order(self, read: Integers) -> tuple[Tensor, Tensor | None]:
@@ -118,16 +119,3 @@ def unpack_words(words: Tensor, bits: int, dim: int) -> Tensor:
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=words.device)
     numbers = (words.unsqueeze(dim + 1) >> shifts.view(-1, *[1] * (words.dim() - dim - 1))) & ((1 << bits) - 1)
     return numbers.to(torch.uint8).flatten(dim, dim + 1)
-
-
-def narrowest(scales: Tensor) -> Tensor:
-    """The same numbers in two bytes each, if some type has them all; by group in memory."""
-    for dtype in (torch.float16, torch.bfloat16):
-        if torch.equal(scales.to(dtype).to(scales.dtype), scales):
-            return by_group(scales.to(dtype))
-    return by_group(scales)
-
-
-def by_group(numbers: Tensor) -> Tensor:
-    """(out, groups) with the rows of a group behind one another in memory: neighbouring rows are read together."""
-    return numbers.T.contiguous().T

@@ -134,6 +134,9 @@ class KernelSuite:
             self.compare("linear_int", x, weight, scales, zeros, bits, added)
             self.compare("gated_int", x, weight, scales, zeros, bits, added)
         self.compare("linear_int", x, weight[8:24], scales[8:24], None if zeros is None else zeros[8:24], bits)
+        packed = self.kernels.pack_scales(scales, zeros, bits)
+        product = self.kernels.linear_int(x, weight, *packed, bits, bias)
+        assert_same(product, REFERENCE.linear_int(x, weight, scales, zeros, bits, bias))
 
     @pytest.mark.parametrize("tokens, size, rows", [(1, 1168, 150), (3, 64, 24), (19, 272, 150), (70, 1168, 40)])
     @pytest.mark.parametrize("block", [None, (128, 128), (1, 128)])

@@ -23,8 +23,8 @@ STEP = 128
 """Along `in`; blocks of scales have as many columns."""
 WIDEST_GATED = 64
 """Tokens of a program that computes two products."""
-TILES: dict[tuple[int, int, int], tuple[int, int, int, int, int]] = {}
-"""(tokens rounded up, out, in) -> rows of the weight, step along `in`, parts, stages, warps; measured on one H100."""
+PROGRAMS = 256
+"""With fewer tiles than these, `in` is split."""
 LONGEST_ROW = 1 << 16
 """Of an input: a program of `_round_rows` holds one."""
 
@@ -176,15 +176,14 @@ def _product(
 def tile(tokens: int, rows: int, size: int, block: Block | None, is_gated: bool) -> tuple[int, int, int, int, int, int]:
     """Tokens and rows of the weight for a program, its step along `in`, parts of `in`, stages, and warps.
 
-    An H100 multiplies 8-bit floats in groups of 4 warps and 64 rows alone.
+    Measured on one H100, which multiplies 8-bit floats in groups of 4 warps and 64 rows alone.
     """
-    known = TILES.get((tokens, rows, size))
-    if known is not None and block is None:
-        return (tokens, *known)
     if tokens > WIDEST_GATED:
         return 128, 128, STEP, 1, 4, 8
-    steps = triton.cdiv(size, STEP)
-    return tokens, 64, STEP, 1 if is_gated else splits.parts(triton.cdiv(rows, 64), steps), 4, 4
+    step = 2 * STEP if block is None and tokens <= 32 else STEP
+    tiles = triton.cdiv(rows, 64)
+    parts = 1 if is_gated else splits.parts(tiles, triton.cdiv(size, step), PROGRAMS)
+    return tokens, 64, step, parts, 4, 4
 
 
 def takes(x: Tensor, weight: Tensor, block: Block | None) -> bool:

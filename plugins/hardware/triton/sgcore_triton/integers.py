@@ -17,8 +17,10 @@ from sgcore_triton.launch import overlap, wait_for_inputs
 from sgcore_triton.norms import gated
 from sgcore_triton.targets import has_ptx, runs_here
 
-MOST_TOKENS = 64
+MOST_TOKENS = 128
 """With more, the weight is widened once and multiplied by the library."""
+PROGRAMS = 512
+"""With fewer tiles than these, `in` is split."""
 WIDEST_TILE = 64
 """Tokens of a program."""
 LONGEST_STEP = 128
@@ -116,11 +118,9 @@ def _halves(packed, zero, DTYPE: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _zero(at, HAS_ZEROS: tl.constexpr, BITS: tl.constexpr):
-    """(ROWS, 1) float32: what stands for 0."""
-    if HAS_ZEROS:
-        return tl.load(at).to(tl.float32)[:, None]
-    return tl.full(at.shape, 1 << (BITS - 1), tl.float32)[:, None]
+def _scale_and_zero(word):
+    """float32 (ROWS,) and (ROWS, 1) of `pack_scales`'s words."""
+    return (word & -256).to(tl.float32, bitcast=True), (word & 255).to(tl.float32)[:, None]
 
 
 @triton.jit
@@ -133,14 +133,9 @@ def _inputs(at, is_token, BITS: tl.constexpr):
 
 
 @triton.jit
-def _load(at, scale_at, zero_at, HAS_ZEROS: tl.constexpr, BITS: tl.constexpr):
-    """A tile of the weight, its scale (ROWS,) and what stands for 0 (ROWS, 1)."""
-    return tl.load(at), tl.load(scale_at).to(tl.float32), _zero(zero_at, HAS_ZEROS, BITS)
-
-
-@triton.jit
-def _products(packed, scale, zero, x_low, x_high, BITS: tl.constexpr, ASM: tl.constexpr):
+def _products(packed, word, x_low, x_high, BITS: tl.constexpr, ASM: tl.constexpr):
     """One step's products (ROWS, TOKENS) float32."""
+    scale, zero = _scale_and_zero(word)
     if BITS == 8:
         return tl.dot(_bytes(packed, zero, x_low.dtype, ASM), x_low) * scale[:, None]
     low, high = _halves(packed, zero, x_low.dtype, ASM)
@@ -149,10 +144,10 @@ def _products(packed, scale, zero, x_low, x_high, BITS: tl.constexpr, ASM: tl.co
 
 @triton.jit(do_not_specialize=["tokens"])
 def _grouped(
-    x, weight, scales, zeros, bias, out, x_stride, scale_stride, group_stride, tokens,
+    x, weight, words, bias, out, x_stride, row_stride, group_stride, tokens,
     ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
-    STEP: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr, BITS: tl.constexpr, HAS_ZEROS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, GATED: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr,
+    STEP: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr, BITS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    GATED: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out (tokens, ROWS_OUT), or sums (SPLITS, tokens, ROWS_OUT) float32, for `ROWS` rows of the weight.
 
@@ -169,8 +164,8 @@ def _grouped(
     row = tl.minimum(n, ROWS_OUT - 1).to(tl.int64)
     at = weight + row[:, None] * (SIZE * BITS // 8) + byte[None, :]
     up_at = at + tl.full((), ROWS_OUT, tl.int64) * (SIZE * BITS // 8)
-    scale_at = row * scale_stride
-    up_scale_at = scale_at + tl.full((), ROWS_OUT, tl.int64) * scale_stride
+    word_at = words + row * row_stride
+    up_word_at = word_at + tl.full((), ROWS_OUT, tl.int64) * row_stride
     token = tl.program_id(2) * TOKENS + tl.arange(0, TOKENS)
     is_token = (token < tokens)[None, :]
     k = byte
@@ -178,32 +173,24 @@ def _grouped(
         k = byte // 16 * 32 + byte % 16
     x_at = x + token[None, :] * x_stride + k[:, None]
     group = first * STEP // GROUP * group_stride
-    packed, scale, zero = _load(
-        at + first * width, scales + scale_at + group, zeros + scale_at + group, HAS_ZEROS, BITS
-    )
-    packed_up, scale_up, zero_up = packed, scale, zero
+    packed, word = tl.load(at + first * width), tl.load(word_at + group)
+    packed_up, word_up = packed, word
     if GATED:
-        packed_up, scale_up, zero_up = _load(
-            up_at + first * width, scales + up_scale_at + group, zeros + up_scale_at + group, HAS_ZEROS, BITS
-        )
+        packed_up, word_up = tl.load(up_at + first * width), tl.load(up_word_at + group)
     wait_for_inputs(PDL)
     x_low, x_high = _inputs(x_at + first * STEP, is_token, BITS)
-    products = _products(packed, scale, zero, x_low, x_high, BITS, ASM)
+    products = _products(packed, word, x_low, x_high, BITS, ASM)
     others = products
     if GATED:
-        others = _products(packed_up, scale_up, zero_up, x_low, x_high, BITS, ASM)
+        others = _products(packed_up, word_up, x_low, x_high, BITS, ASM)
     for step in tl.range(first + 1, last, num_stages=STAGES):
         group = step * STEP // GROUP * group_stride
-        packed, scale, zero = _load(
-            at + step * width, scales + scale_at + group, zeros + scale_at + group, HAS_ZEROS, BITS
-        )
+        packed, word = tl.load(at + step * width), tl.load(word_at + group)
         x_low, x_high = _inputs(x_at + step * STEP, is_token, BITS)
-        products += _products(packed, scale, zero, x_low, x_high, BITS, ASM)
+        products += _products(packed, word, x_low, x_high, BITS, ASM)
         if GATED:
-            packed, scale, zero = _load(
-                up_at + step * width, scales + up_scale_at + group, zeros + up_scale_at + group, HAS_ZEROS, BITS
-            )
-            others += _products(packed, scale, zero, x_low, x_high, BITS, ASM)
+            packed, word = tl.load(up_at + step * width), tl.load(up_word_at + group)
+            others += _products(packed, word, x_low, x_high, BITS, ASM)
     inside = is_token & (n < ROWS_OUT)[:, None]
     dtype: tl.constexpr = out.dtype.element_ty
     if HAS_BIAS:
@@ -218,9 +205,9 @@ def _grouped(
 
 @triton.jit
 def _widen(
-    weight, scales, zeros, out, scale_stride, group_stride,
+    weight, words, out, row_stride, group_stride,
     ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
-    BITS: tl.constexpr, HAS_ZEROS: tl.constexpr, PDL: tl.constexpr,
+    BITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out (ROWS_OUT, SIZE) in its own type."""
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -228,9 +215,8 @@ def _widen(
     byte = tl.arange(0, STEP * BITS // 8)
     row = tl.minimum(n, ROWS_OUT - 1).to(tl.int64)
     packed = tl.load(weight + row[:, None] * (SIZE * BITS // 8) + start * BITS // 8 + byte[None, :])
-    group = row * scale_stride + start // GROUP * group_stride
-    scale = tl.load(scales + group).to(tl.float32)[:, None]
-    zero = _zero(zeros + group, HAS_ZEROS, BITS)
+    scale, zero = _scale_and_zero(tl.load(words + row * row_stride + start // GROUP * group_stride))
+    scale = scale[:, None]
     dtype: tl.constexpr = out.dtype.element_ty
     inside = (n < ROWS_OUT)[:, None]
     out_at = out + row[:, None] * SIZE + start
@@ -254,30 +240,37 @@ def tile(tokens: int, rows: int, size: int, step: int, is_gated: bool) -> tuple[
     if known is not None and step == LONGEST_STEP:
         return known
     rows_each, warps = (64, 4) if rows >= 1024 else (16, 1)
-    parts = 1 if is_gated else splits.parts(triton.cdiv(rows, rows_each), size // step)
+    parts = 1 if is_gated else splits.parts(triton.cdiv(rows, rows_each), size // step, PROGRAMS)
     return rows_each, parts, STAGES, warps
 
 
-def takes(x: Tensor, scales: Tensor) -> bool:
+def pack_scales(scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
+    """(out, groups) int32, a word for each scale and zero: the kernels can have words of 4 bytes loaded ahead.
+
+    The zero takes the last 8 bits of the scale as float32, which no float of 16 bits needs.
+    """
+    middle = 1 << (bits - 1) if zeros is None else zeros.to(torch.int32)
+    words = scales.float().contiguous().view(torch.int32) + 128 & -256 | middle
+    return words.T.contiguous().T
+
+
+def unpack_scales(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales and zeros of `pack_scales`."""
+    return (words & -256).contiguous().view(torch.float32), (words & 255).to(torch.uint8)
+
+
+def takes(x: Tensor, words: Tensor) -> bool:
     """Whether the kernels here take this product."""
-    groups = x.shape[1] // scales.shape[1] if x.dim() == 2 and scales.shape[1] else 0
+    group = x.shape[1] // words.shape[1] if x.dim() == 2 and words.shape[1] else 0
     is_float = x.dtype in (torch.bfloat16, torch.float16)
-    return is_float and runs_here(x) and x.shape[0] > 0 and x.stride(1) == 1 and groups % PACK_BLOCK == 0
+    return is_float and runs_here(x) and x.shape[0] > 0 and x.stride(1) == 1 and group % PACK_BLOCK == 0
 
 
-def linear(
-    x: Tensor,
-    weight: Tensor,
-    scales: Tensor,
-    zeros: Tensor | None,
-    bits: int,
-    bias: Tensor | None,
-    is_gated: bool = False,
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, words: Tensor, bits: int, bias: Tensor | None, is_gated: bool = False) -> Tensor:
     """As `Kernels.linear_int`, for up to `MOST_TOKENS` tokens; then `silu_mul` where it is gated."""
     count, size = x.shape
     rows = weight.shape[0] // 2 if is_gated else weight.shape[0]
-    group = size // scales.shape[1]
+    group = size // words.shape[1]
     step = longest_step(group)
     tokens = max(8, triton.next_power_of_2(count))
     rows_each, parts, stages, warps = tile(tokens, weight.shape[0], size, step, is_gated)
@@ -285,24 +278,22 @@ def linear(
     out = torch.empty((count, rows), dtype=x.dtype, device=x.device)
     sums = splits.sums_for(out, parts)
     _grouped[(triton.cdiv(rows, rows_each), parts, triton.cdiv(count, tokens))](
-        x, weight, scales, scales if zeros is None else zeros, x if bias is None else bias, sums,
-        x.stride(0), scales.stride(0), scales.stride(1), count,
+        x, weight, words, x if bias is None else bias, sums, x.stride(0), words.stride(0), words.stride(1), count,
         ROWS_OUT=rows, SIZE=size, GROUP=group, TOKENS=tokens, ROWS=rows_each, STEP=step, SPLITS=parts, STAGES=stages,
-        BITS=bits, HAS_ZEROS=zeros is not None, HAS_BIAS=bias is not None and parts == 1, GATED=is_gated,
-        ASM=has_ptx(x), num_warps=warps, **overlap(x),
+        BITS=bits, HAS_BIAS=bias is not None and parts == 1, GATED=is_gated, ASM=has_ptx(x), num_warps=warps,
+        **overlap(x),
     )  # fmt: skip
     return splits.add(sums, bias, out)
 
 
-def widen(weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, x: Tensor) -> Tensor:
+def widen(weight: Tensor, words: Tensor, bits: int, x: Tensor) -> Tensor:
     """The weight (out, in) in x's type. A kernel that starts before its predecessor ends must not read it."""
     rows, size = len(weight), x.shape[1]
-    group = size // scales.shape[1]
+    group = size // words.shape[1]
     step = longest_step(group)
     out = torch.empty((rows, size), dtype=x.dtype, device=x.device)
     _widen[(size // step, triton.cdiv(rows, 64))](
-        weight, scales, scales if zeros is None else zeros, out, scales.stride(0), scales.stride(1),
-        ROWS_OUT=rows, SIZE=size, GROUP=group, ROWS=64, STEP=step, BITS=bits, HAS_ZEROS=zeros is not None, num_warps=4,
-        **overlap(x),
+        weight, words, out, words.stride(0), words.stride(1),
+        ROWS_OUT=rows, SIZE=size, GROUP=group, ROWS=64, STEP=step, BITS=bits, num_warps=4, **overlap(x),
     )  # fmt: skip
     return out

@@ -69,6 +69,11 @@ class TritonKernels(Kernels):
             return float8.product(x, rates, weight, scale, dtype, bias, block, is_gated=True)
         return super().gated_fp8(x, rates, weight, scale, dtype, bias, block)
 
+    def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
+        if runs_here(scales):
+            return integers.pack_scales(scales, zeros, bits), None
+        return super().pack_scales(scales, zeros, bits)
+
     def linear_int(
         self,
         x: Tensor,
@@ -79,11 +84,12 @@ class TritonKernels(Kernels):
         bias: Tensor | None = None,
     ) -> Tensor:
         if not integers.takes(x, scales):
-            return super().linear_int(x, weight, scales, zeros, bits, bias)
+            return super().linear_int(x, weight, *_unpacked(scales, zeros), bits, bias)
+        words = _packed(scales, zeros, bits)
         if x.shape[0] <= integers.MOST_TOKENS:
-            return integers.linear(x, weight, scales, zeros, bits, bias)
+            return integers.linear(x, weight, words, bits, bias)
         # So many tokens go to a library's kernel, which starts when its predecessor has ended.
-        return self.linear(x, integers.widen(weight, scales, zeros, bits, x), bias)
+        return self.linear(x, integers.widen(weight, words, bits, x), bias)
 
     def gated_int(
         self,
@@ -95,7 +101,7 @@ class TritonKernels(Kernels):
         bias: Tensor | None = None,
     ) -> Tensor:
         if integers.takes(x, scales) and x.shape[0] <= integers.MOST_TOKENS:
-            return integers.linear(x, weight, scales, zeros, bits, bias, is_gated=True)
+            return integers.linear(x, weight, _packed(scales, zeros, bits), bits, bias, is_gated=True)
         return super().gated_int(x, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -171,3 +177,12 @@ class TritonKernels(Kernels):
         return (
             sampling.logprobs(logits, tokens, top) if sampling.takes(logits) else super().logprobs(logits, tokens, top)
         )
+
+
+def _packed(scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
+    """The words of `pack_scales`, whatever form the scales are in."""
+    return scales if scales.dtype == torch.int32 else integers.pack_scales(scales, zeros, bits)
+
+
+def _unpacked(scales: Tensor, zeros: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return integers.unpack_scales(scales) if scales.dtype == torch.int32 else (scales, zeros)

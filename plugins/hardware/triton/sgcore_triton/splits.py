@@ -9,8 +9,6 @@ from torch import Tensor
 
 from sgcore_triton.launch import overlap, wait_for_inputs
 
-PROGRAMS = 512
-"""With fewer tiles than these, `in` is split: some for each of an H100's 132 multiprocessors. Not measured."""
 FEWEST_STEPS = 4
 """Of a part: fewer would not fill the pipeline."""
 COLUMNS = 512
@@ -34,9 +32,9 @@ def _add_parts(
     tl.store(out + token * ROWS_OUT + n, total.to(out.dtype.element_ty), mask=inside)
 
 
-def parts(tiles: int, steps: int) -> int:
-    """Parts of `in`, none of them empty, for so many tiles and steps of a tile."""
-    wanted = min(triton.next_power_of_2(max(1, PROGRAMS // tiles)), max(1, steps // FEWEST_STEPS))
+def parts(tiles: int, steps: int, programs: int) -> int:
+    """Parts of `in`, none of them empty, for so many tiles, steps of a tile, and programs that a device wants."""
+    wanted = min(triton.next_power_of_2(max(1, programs // tiles)), max(1, steps // FEWEST_STEPS))
     return triton.cdiv(steps, triton.cdiv(steps, wanted))
 
 

@@ -12,12 +12,10 @@ import pytest
 
 POINTERS = {
     "*bf16": "x residual weight out total qkv q_norm k_norm cos sin keys values norm bias",
-    "*fp16": "scales",
-    "*u8": "zeros",
-    "*fp32": "rates given logits counts frequency presence repetition top_p min_p sums chosen",
+    "*fp32": "rates scales given logits counts frequency presence repetition top_p min_p sums chosen",
     "*fp64": "uniform",
     "*i64": "slots top_k scratch best tokens rows",
-    "*i32": "equals masks",
+    "*i32": "equals masks words",
     "*i1": "is_seen",
 }
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
@@ -30,7 +28,7 @@ ROTARY = {"HEADS": 32, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "GROUP": 16, 
 SKINNY = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 2, "ROWS": 4, "GROUPS": 128, "VECTOR": 8, "GATED": False}
 NARROW = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 16, "ROWS": 64, "STEP": 256, "VECTOR": 8, "STAGES": 3}
 NARROW |= {"HAS_BIAS": True}
-GROUPED = {"ROWS_OUT": 4096, "SIZE": 4096, "GROUP": 128, "ROWS": 64, "STEP": 128, "HAS_ZEROS": True}
+GROUPED = {"ROWS_OUT": 4096, "SIZE": 4096, "GROUP": 128, "ROWS": 64, "STEP": 128}
 PARTS = {"TOKENS": 16, "SPLITS": 8, "HAS_BIAS": False}
 ROUND = {"SIZE": 4096, "BLOCK": 4096, "MOST": 448.0, "LEAST": 1e-12}
 FLOAT8 = {"ROWS_OUT": 4096, "SIZE": 4096, "STEP": 128, "STAGES": 4, "HAS_BIAS": True, "RATES": 1}
@@ -54,7 +52,6 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
         yield integers._grouped, grouped | {"BITS": bits, "GATED": True, "SPLITS": 1}, PACKED
         yield integers._grouped, grouped | {"BITS": bits}, PACKED | {"x": "*fp16", "out": "*fp16"}
         yield integers._widen, GROUPED | {"BITS": bits}, PACKED
-    yield integers._grouped, grouped | {"BITS": 4, "HAS_ZEROS": False}, PACKED | {"x": "*fp16", "out": "*fp16"}
     yield splits._add_parts, {"ROWS_OUT": 4096, "SPLITS": 8, "BLOCK": 512, "HAS_BIAS": True}, {"tokens": "i32"}
     if target in WITH_FLOAT8:
         yield from float8_cases()
