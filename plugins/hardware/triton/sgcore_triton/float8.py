@@ -112,12 +112,12 @@ def _finish(products, scales, bias, rate, n, inside, BLOCK_ROWS: tl.constexpr, H
 
 @triton.jit(do_not_specialize=["tokens"])
 def _product(
-    x, rates, weight, scales, bias, out, tokens,
+    x, rates, weight, scales, bias, sums, arrivals, out, tokens,
     ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
     SPLITS: tl.constexpr, STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, RATES: tl.constexpr, HAS_BIAS: tl.constexpr,
     GATED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out (tokens, ROWS_OUT), or sums (SPLITS, tokens, ROWS_OUT) float32.
+    """out (tokens, ROWS_OUT); see `splits` for sums and arrivals.
 
     x (tokens, SIZE) and weight (ROWS_OUT, SIZE) have 8 bits.
     With `BLOCK_ROWS`, each step has scales of its own: scales (rows / BLOCK_ROWS, steps), rates (tokens, steps).
@@ -163,14 +163,20 @@ def _product(
         if GATED:
             w = _tile(up_at + start, k[None, :] + start, everywhere, SIZE, STEP)
             others = _add(others, w, narrow, up_scale_at + step, rate_at + step, inside, is_token, BLOCK_ROWS)
+    written = is_token[None, :] & inside[:, None]
+    at = token.to(tl.int64)[None, :] * ROWS_OUT + n[:, None]
+    if SPLITS > 1:
+        place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+        size = tokens.to(tl.int64) * ROWS_OUT
+        products, is_last = splits.total(products, sums, arrivals, place, part, at, size, written, SPLITS)
+        written = written & is_last
     rate = tl.load(rates + token * RATES, mask=is_token, other=0.0)
     products = _finish(products, scales, bias, rate, n, inside, BLOCK_ROWS, HAS_BIAS)
     dtype: tl.constexpr = out.dtype.element_ty
     if GATED:
         others = _finish(others, scales + ROWS_OUT, bias + ROWS_OUT, rate, n, inside, BLOCK_ROWS, HAS_BIAS)
         products = gated(products, others, dtype)
-    place = (part * tokens + token).to(tl.int64)[None, :] * ROWS_OUT + n[:, None]
-    tl.store(out + place, products.to(dtype), mask=is_token[None, :] & inside[:, None])
+    tl.store(out + at, products.to(dtype), mask=written)
 
 
 def tile(tokens: int, rows: int, size: int, block: Block | None, is_gated: bool) -> tuple[int, int, int, int, int, int]:
@@ -268,11 +274,11 @@ def product(
     out = torch.empty((count, rows), dtype=dtype, device=x.device)
     rounded_up = max(16, triton.next_power_of_2(count))
     tokens, rows_each, step, parts, stages, warps = tile(rounded_up, weight.shape[0], size, block, is_gated)
-    sums = splits.sums_for(out, parts)
+    sums, arrivals = splits.room(out, parts)
     _product[(triton.cdiv(count, tokens), triton.cdiv(rows, rows_each), parts)](
-        x, rates, weight, scale, rates if bias is None else bias, sums, count,
+        x, rates, weight, scale, rates if bias is None else bias, sums, arrivals, out, count,
         ROWS_OUT=rows, SIZE=size, TOKENS=tokens, ROWS=rows_each, STEP=step, SPLITS=parts, STAGES=stages,
         BLOCK_ROWS=0 if block is None else block[0], RATES=1 if len(rates) == count else 0,
-        HAS_BIAS=bias is not None and parts == 1, GATED=is_gated, num_warps=warps, **overlap(x),
+        HAS_BIAS=bias is not None, GATED=is_gated, num_warps=warps, **overlap(x),
     )  # fmt: skip
-    return splits.add(sums, bias, out)
+    return out

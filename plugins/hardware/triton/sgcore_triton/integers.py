@@ -26,7 +26,20 @@ WIDEST_TILE = 64
 LONGEST_STEP = 128
 STAGES = 3 if torch.version.hip else 4
 """Triton 3.6 can't compile 4 for gfx950."""
-TILES: dict[tuple[int, int, int], tuple[int, int, int, int]] = {}
+TILES: dict[tuple[int, int, int], tuple[int, int, int, int]] = {
+    (8, 6144, 4096): (128, 8, 3, 8),
+    (8, 4096, 4096): (128, 8, 3, 4),
+    (8, 28672, 4096): (64, 1, 4, 2),
+    (8, 4096, 14336): (64, 4, 4, 4),
+    (16, 6144, 4096): (128, 8, 3, 4),
+    (16, 4096, 4096): (64, 4, 4, 2),
+    (16, 28672, 4096): (64, 1, 3, 2),
+    (16, 4096, 14336): (128, 4, 4, 4),
+    (64, 6144, 4096): (128, 4, 3, 4),
+    (64, 4096, 4096): (128, 4, 3, 4),
+    (64, 28672, 4096): (64, 1, 3, 4),
+    (64, 4096, 14336): (128, 8, 3, 4),
+}
 """(tokens rounded up, out, in) -> rows of the weight, parts of `in`, stages, warps; measured on one H100."""
 
 
@@ -144,12 +157,12 @@ def _products(packed, word, x_low, x_high, BITS: tl.constexpr, ASM: tl.constexpr
 
 @triton.jit(do_not_specialize=["tokens"])
 def _grouped(
-    x, weight, words, bias, out, x_stride, row_stride, group_stride, tokens,
+    x, weight, words, bias, sums, arrivals, out, x_stride, row_stride, group_stride, tokens,
     ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
     STEP: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr, BITS: tl.constexpr, HAS_BIAS: tl.constexpr,
     GATED: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out (tokens, ROWS_OUT), or sums (SPLITS, tokens, ROWS_OUT) float32, for `ROWS` rows of the weight.
+    """out (tokens, ROWS_OUT) for `ROWS` rows of the weight; see `splits` for sums and arrivals.
 
     `GATED`: the weight has as many rows again, and silu of the first half's product is multiplied by the second's.
     """
@@ -192,6 +205,11 @@ def _grouped(
             packed, word = tl.load(up_at + step * width), tl.load(up_word_at + group)
             others += _products(packed, word, x_low, x_high, BITS, ASM)
     inside = is_token & (n < ROWS_OUT)[:, None]
+    at = token[None, :] * ROWS_OUT + n[:, None]
+    if SPLITS > 1:
+        tile = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+        products, is_last = splits.total(products, sums, arrivals, tile, part, at, tokens * ROWS_OUT, inside, SPLITS)
+        inside = inside & is_last
     dtype: tl.constexpr = out.dtype.element_ty
     if HAS_BIAS:
         products += tl.load(bias + n, mask=n < ROWS_OUT, other=0.0).to(tl.float32)[:, None]
@@ -199,8 +217,7 @@ def _grouped(
         if HAS_BIAS:
             others += tl.load(bias + ROWS_OUT + n, mask=n < ROWS_OUT, other=0.0).to(tl.float32)[:, None]
         products = gated(products, others, dtype)
-    place = (part * tokens + token)[None, :] * ROWS_OUT + n[:, None]
-    tl.store(out + place, products.to(dtype), mask=inside)
+    tl.store(out + at, products.to(dtype), mask=inside)
 
 
 @triton.jit
@@ -276,14 +293,15 @@ def linear(x: Tensor, weight: Tensor, words: Tensor, bits: int, bias: Tensor | N
     rows_each, parts, stages, warps = tile(tokens, weight.shape[0], size, step, is_gated)
     tokens = min(tokens, WIDEST_TILE)
     out = torch.empty((count, rows), dtype=x.dtype, device=x.device)
-    sums = splits.sums_for(out, parts)
+    sums, arrivals = splits.room(out, parts)
     _grouped[(triton.cdiv(rows, rows_each), parts, triton.cdiv(count, tokens))](
-        x, weight, words, x if bias is None else bias, sums, x.stride(0), words.stride(0), words.stride(1), count,
+        x, weight, words, x if bias is None else bias, sums, arrivals, out,
+        x.stride(0), words.stride(0), words.stride(1), count,
         ROWS_OUT=rows, SIZE=size, GROUP=group, TOKENS=tokens, ROWS=rows_each, STEP=step, SPLITS=parts, STAGES=stages,
-        BITS=bits, HAS_BIAS=bias is not None and parts == 1, GATED=is_gated, ASM=has_ptx(x), num_warps=warps,
+        BITS=bits, HAS_BIAS=bias is not None, GATED=is_gated, ASM=has_ptx(x), num_warps=warps,
         **overlap(x),
     )  # fmt: skip
-    return splits.add(sums, bias, out)
+    return out
 
 
 def widen(weight: Tensor, words: Tensor, bits: int, x: Tensor) -> Tensor:

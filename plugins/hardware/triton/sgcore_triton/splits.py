@@ -1,35 +1,38 @@
-"""Sums along `in` in several parts, where a product of few tokens has too few tiles for all multiprocessors."""
+"""Sums along `in` in several parts, where a product of few tokens has too few tiles for all multiprocessors.
+
+Each program stores its part; the last one to arrive at a tile adds all of them up, in a fixed order.
+"""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sgcore_triton.launch import overlap, wait_for_inputs
-
 FEWEST_STEPS = 4
 """Of a part: fewer would not fill the pipeline."""
-COLUMNS = 512
+MOST_TILES = 1 << 14
+"""Of a product that is split."""
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def _add_parts(
-    sums, bias, out, tokens, ROWS_OUT: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
-    HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """out (tokens, ROWS_OUT) from sums (SPLITS, tokens, ROWS_OUT), in a fixed order."""
-    token = tl.program_id(1)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < ROWS_OUT
-    total = tl.zeros((BLOCK,), tl.float32)
-    if HAS_BIAS:
-        total += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
-    wait_for_inputs(PDL)
-    for part in tl.static_range(SPLITS):
-        total += tl.load(sums + (part * tokens + token) * ROWS_OUT + n, mask=inside, other=0.0)
-    tl.store(out + token * ROWS_OUT + n, total.to(out.dtype.element_ty), mask=inside)
+@triton.jit
+def total(products, sums, arrivals, tile, part, at, size, inside, SPLITS: tl.constexpr):
+    """The sum of all parts, and whether this program has it: it is the last one to arrive at `tile`.
+
+    `at` are the places of a part in sums (SPLITS, size) float32; arrivals int32 is zero before and after.
+    """
+    tl.store(sums + part.to(tl.int64) * size + at, products, mask=inside)
+    tl.debug_barrier()
+    is_last = tl.atomic_add(arrivals + tile, 1, sem="acq_rel") == SPLITS - 1
+    if is_last:
+        products = tl.zeros_like(products)
+        for other in tl.static_range(SPLITS):
+            products += tl.load(sums + other * size + at, mask=inside, other=0.0, cache_modifier=".cg")
+        tl.store(arrivals + tile, 0)
+    return products, is_last
 
 
 def parts(tiles: int, steps: int, programs: int) -> int:
@@ -38,18 +41,14 @@ def parts(tiles: int, steps: int, programs: int) -> int:
     return triton.cdiv(steps, triton.cdiv(steps, wanted))
 
 
-def sums_for(out: Tensor, splits: int) -> Tensor:
-    """Where the parts go: (splits, tokens, rows) float32, or the output itself."""
-    return out if splits == 1 else torch.empty((splits, *out.shape), dtype=torch.float32, device=out.device)
+def room(out: Tensor, splits: int) -> tuple[Tensor, Tensor]:
+    """Where the parts of `out` go, (splits, *out.shape) float32, and where programs are counted; else `out` itself."""
+    if splits == 1:
+        return out, out
+    return torch.empty((splits, *out.shape), dtype=torch.float32, device=out.device), _arrivals(out.device)
 
 
-def add(sums: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    """The output, with the parts added up where there are several."""
-    if sums is out:
-        return out
-    splits, count, rows = sums.shape
-    _add_parts[(triton.cdiv(rows, COLUMNS), count)](
-        sums, sums if bias is None else bias, out, count, ROWS_OUT=rows, SPLITS=splits, BLOCK=COLUMNS,
-        HAS_BIAS=bias is not None, num_warps=4, **overlap(out),
-    )  # fmt: skip
-    return out
+@cache
+def _arrivals(device: torch.device) -> Tensor:
+    """One for all launches, which run one after the other; a kernel is launched once before a graph has it."""
+    return torch.zeros(MOST_TILES, dtype=torch.int32, device=device)

@@ -15,7 +15,7 @@ POINTERS = {
     "*fp32": "rates scales given logits counts frequency presence repetition top_p min_p sums chosen",
     "*fp64": "uniform",
     "*i64": "slots top_k scratch best tokens rows",
-    "*i32": "equals masks words",
+    "*i32": "equals masks words arrivals",
     "*i1": "is_seen",
 }
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
@@ -38,7 +38,7 @@ NORMED = {"NORMED": True, "ADDS": True, "HAS_BIAS": True}
 
 def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     """Kernel, constants, and types that differ from `TYPES`."""
-    from sgcore_triton import draw, integers, narrow, norms, rotary, sampling, skinny, splits
+    from sgcore_triton import draw, integers, narrow, norms, rotary, sampling, skinny
 
     yield norms._norm_rows, {"SIZE": 4096, "BLOCK": 4096, "ADDS": True}, {}
     yield norms._silu_mul_rows, {"SIZE": 14336, "BLOCK": 2048}, {}
@@ -48,11 +48,10 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     parts = PARTS | {"STAGES": 4 if target.startswith("sm") else 3}
     grouped = GROUPED | parts | {"GATED": False, "ASM": target.startswith("sm")}
     for bits in (4, 8):
-        yield integers._grouped, grouped | {"BITS": bits}, PACKED | {"out": "*fp32"}
+        yield integers._grouped, grouped | {"BITS": bits}, PACKED
         yield integers._grouped, grouped | {"BITS": bits, "GATED": True, "SPLITS": 1}, PACKED
         yield integers._grouped, grouped | {"BITS": bits}, PACKED | {"x": "*fp16", "out": "*fp16"}
         yield integers._widen, GROUPED | {"BITS": bits}, PACKED
-    yield splits._add_parts, {"ROWS_OUT": 4096, "SPLITS": 8, "BLOCK": 512, "HAS_BIAS": True}, {"tokens": "i32"}
     if target in WITH_FLOAT8:
         yield from float8_cases()
     if target in OVERLAPPING:
