@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sgcore.kernels import Kernels
-from sgcore_cpu.library import Library, open_library
+from sgcore_cpu.library import Library, chosen_level, open_library
 
 FEWEST_ROWS = 4
 """oneDNN gets at least so many rows: it streams the weight of one alone more slowly."""
@@ -21,9 +21,9 @@ NATIVE = (torch.float32, torch.bfloat16)
 class CpuKernels(Kernels):
     """Overrides of the reference kernels for host memory; without a native library they are torch's."""
 
-    def __init__(self, library: Library | None = None) -> None:
-        """`library`: of another level than the one that the processor and the environment choose."""
-        self.library = library or open_library()
+    def __init__(self, level: str | None = None) -> None:
+        """`level`: another one than the processor and the environment choose."""
+        self.library = open_library(level or chosen_level())
 
     def pack(self, weight: Tensor) -> Tensor:
         if weight.dtype != torch.float32:

@@ -14,22 +14,17 @@ from sgcore_cpu.native.build import LIBRARY, levels
 LEVEL = "SGCORE_CPU_LEVEL"
 """Environment: a level of `levels`, or `off`: torch computes everything."""
 OFF = "off"
+P, N, F, D, BOOL = c_void_p, c_int64, c_float, c_double, c_int
 SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "add_rms_norm": (
-        *(c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_int64, c_int64, c_int, c_int64),
-    ),
-    "silu_mul": (c_void_p, c_void_p, c_int64, c_int64, c_int, c_int64),
-    "rotary_write": (
-        *(c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p),
-        *(c_void_p, c_void_p, c_void_p, c_int, c_int64),
-    ),
-    "greedy": (c_void_p, c_int64, c_int64, c_void_p, c_int, c_int64),
-    "attention": (c_void_p, c_void_p, c_double, c_int, c_int64),
-    "pack_panels": (c_void_p, c_int64, c_int64, c_void_p, c_int64),
-    "linear_panels": (
-        *(c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int64, c_int64),
-    ),
-}  # fmt: skip
+    "add_rms_norm": (P, N, P, N, P, F, P, P, N, N, BOOL, N),
+    "silu_mul": (P, P, N, N, BOOL, N),
+    "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, N),
+    "greedy": (P, N, N, P, BOOL, N),
+    "attention": (P, P, D, BOOL, N),
+    "pack_panels": (P, N, N, P, N),
+    "linear_panels": (P, N, N, N, P, P, P, N, N),
+}
+"""As in `native/level.cpp`; the last argument is always the number of threads."""
 
 
 class Library:
@@ -63,22 +58,17 @@ def usable_levels() -> tuple[str, ...]:
 def chosen_level() -> str:
     """`OFF`, or the level to use; raises `LaunchError` where the environment asks for what can't be."""
     usable, asked = usable_levels(), os.environ.get(LEVEL)
-    if asked is None:
+    if not asked:
         return usable[-1] if usable else OFF
     if asked not in (*usable, OFF):
         raise LaunchError(f"{LEVEL}={asked} isn't possible here", f"one of {', '.join((*usable, OFF))}")
     return asked
 
 
-def open_library() -> Library | None:
-    """The library at the chosen level; None: torch computes everything."""
-    level = chosen_level()
-    return None if level == OFF else _opened(level)
-
-
 @cache
-def _opened(level: str) -> Library:
-    return Library(level)
+def open_library(level: str) -> Library | None:
+    """The library at a level; None for `OFF`: torch computes everything."""
+    return None if level == OFF else Library(level)
 
 
 def describe() -> str:

@@ -1,4 +1,7 @@
-"""Compiles the kernels, once for each level of the processor: `python -m sgcore_cpu.native.build`, or the wheel's build."""
+"""Compiles the kernels once for each level of the processor.
+
+The wheel's build does it; after a change of the sources, `python -m sgcore_cpu.native.build`.
+"""
 
 from __future__ import annotations
 
