@@ -82,6 +82,13 @@ class Kernels:
         low, high = values.reshape(len(values), -1, 2, PACK_BLOCK // 2).unbind(2)
         return (low | high << 4).flatten(1)
 
+    def pack_groups(self, numbers: Tensor) -> Tensor:
+        """(out, groups) numbers of a weight's groups in the order in memory that `linear_int` reads fastest.
+
+        Here the rows of a group lie behind one another: neighbouring rows are read together.
+        """
+        return numbers.T.contiguous().T
+
     def widen_int(self, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
         """The weight of `linear_int` (out, in) in float32."""
         values = weight

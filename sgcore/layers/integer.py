@@ -61,8 +61,8 @@ class IntegerLinear(LinearMethod):
             delattr(layer, name)
         values, order = self._in_order(read)
         replace(layer, "weight", self.kernels.pack_int(values, self.bits))
-        replace(layer, "scales", narrowest(read.scales))
-        replace(layer, "zeros", None if read.zeros is None else by_group(read.zeros))
+        replace(layer, "scales", self.kernels.pack_groups(narrowest(read.scales)))
+        replace(layer, "zeros", None if read.zeros is None else self.kernels.pack_groups(read.zeros))
         replace(layer, "order", order)
 
     def _in_order(self, read: Integers) -> tuple[Tensor, Tensor | None]:
@@ -109,13 +109,8 @@ def unpack_words(words: Tensor, bits: int, dim: int) -> Tensor:
 
 
 def narrowest(scales: Tensor) -> Tensor:
-    """The same numbers in two bytes each, if some type has them all; by group in memory."""
+    """The same numbers in two bytes each, if some type has them all."""
     for dtype in (torch.float16, torch.bfloat16):
         if torch.equal(scales.to(dtype).to(scales.dtype), scales):
-            return by_group(scales.to(dtype))
-    return by_group(scales)
-
-
-def by_group(numbers: Tensor) -> Tensor:
-    """(out, groups) with the rows of a group behind one another in memory: neighbouring rows are read together."""
-    return numbers.T.contiguous().T
+            return scales.to(dtype)
+    return scales

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sgcore.kernels import Kernels
+from sgcore_cpu import integers
 from sgcore_cpu.library import Library, chosen_level, open_library
 
 FEWEST_ROWS = 4
@@ -63,6 +64,22 @@ class CpuKernels(Kernels):
             torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+    def pack_groups(self, numbers: Tensor) -> Tensor:
+        return super().pack_groups(numbers) if self.library is None else numbers.contiguous()
+
+    def linear_int(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        if self.library is not None and _has_rows(x) and integers.takes(x, weight, scales, zeros):
+            return integers.linear(self.library, x, weight, scales, zeros, bits, bias)
+        return super().linear_int(x, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self.library is not None and _has_rows(x):

@@ -33,24 +33,6 @@ template <class T> struct Attention {
     int64_t window;  // 0: none.
 };
 
-// Lanes i and i + STEP of pairs of vectors change places, for i without the bit STEP.
-template <int STEP> SGCORE_INLINE void exchange(Floats &a, Floats &b) {
-    Ints low, high;
-    for (int i = 0; i < WIDTH; ++i) {
-        low[i] = i & STEP ? WIDTH + i - STEP : i;
-        high[i] = i & STEP ? WIDTH + i : i + STEP;
-    }
-    Floats first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
-    a = first;
-    b = second;
-}
-
-template <int STEP> SGCORE_INLINE void transpose_from(Floats *x) {
-    for (int i = 0; i < WIDTH; ++i)
-        if (!(i & STEP)) exchange<STEP>(x[i], x[i + STEP]);
-    if constexpr (STEP * 2 < WIDTH) transpose_from<STEP * 2>(x);
-}
-
 // Lane i of the result is the sum of x[i].
 template <int STEP> SGCORE_INLINE Floats sums_from(Floats *x) {
     for (int i = 0; i < WIDTH; i += 2 * STEP) {

@@ -98,6 +98,24 @@ template <int STEP = WIDTH / 2> SGCORE_INLINE float most(Floats x) {
     return x[0];
 }
 
+// Lanes i and i + STEP of pairs of vectors change places, for i without the bit STEP.
+template <int STEP> SGCORE_INLINE void exchange(Floats &a, Floats &b) {
+    Ints low, high;
+    for (int i = 0; i < WIDTH; ++i) {
+        low[i] = i & STEP ? WIDTH + i - STEP : i;
+        high[i] = i & STEP ? WIDTH + i : i + STEP;
+    }
+    Floats first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
+    a = first;
+    b = second;
+}
+
+template <int STEP> SGCORE_INLINE void transpose_from(Floats *x) {
+    for (int i = 0; i < WIDTH; ++i)
+        if (!(i & STEP)) exchange<STEP>(x[i], x[i + STEP]);
+    if constexpr (STEP * 2 < WIDTH) transpose_from<STEP * 2>(x);
+}
+
 // Within 2 units in the last place; 0 below -87, which -inf is too.
 SGCORE_INLINE Floats exponential(Floats x) {
     const float log2e = 1.44269504088896341f, rounder = 12582912.0f;
