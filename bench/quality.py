@@ -35,6 +35,8 @@ class Format:
 FORMATS = (
     Format("float32"),
     Format("fp8, at start", quantization="fp8"),
+    Format("int8, at start", quantization="int8"),
+    Format("int4, at start", quantization="int4"),
     Format(f"awq, 4 bits, {GROUP}", INTEGERS | {"quant_method": "awq", "zero_point": True, "version": "gemm"}, awq),
     Format(f"gptq, 4 bits, {GROUP}", INTEGERS | {"quant_method": "gptq", "desc_act": False, "sym": True}, gptq(4)),
     Format(f"gptq, 8 bits, {GROUP}", INTEGERS | {"quant_method": "gptq", "desc_act": False, "bits": 8}, gptq(8)),

@@ -321,6 +321,13 @@ class QuantScheme(ABC):
         Raises `LaunchError` where the parts can't share a method.
         """
 
+    def tied(self, build: Build) -> LinearMethod | None:
+        """The method for an output projection that has the embedding's weight; None: not quantised.
+
+        It has to register `weight` alone, in the model's type, and to quantise that when it finishes.
+        """
+        return None
+
     def is_unused(self, name: str, tensor: Tensor) -> bool:
         """Whether a checkpoint's tensor that has no place in the model may be left out."""
         return False

@@ -82,18 +82,25 @@ class Embedding(nn.Module):
     def __init__(self, build: Build, vocab_size: int, hidden: int, is_tied: bool = False) -> None:
         super().__init__()
         self.kernels, self.is_tied = build.kernels, is_tied
+        self.method = (build.scheme.tied(build) if build.scheme else None) or DenseLinear(build)
         self.weight = nn.Parameter(
             torch.empty(vocab_size, hidden, dtype=build.dtype, device=build.device), requires_grad=False
         )
 
     def finish(self) -> None:
-        """Pack a tied weight for the projection; the lookup goes on reading it as it is."""
+        """Let the method repack a tied weight for the projection; the lookup goes on reading it as it is."""
         if self.is_tied:
-            self.packed = self.kernels.pack(self.weight.data)
+            output = nn.Module()
+            rows, size = self.weight.shape
+            self.method.create(output, size, (rows,))
+            output.weight.data = self.weight.data
+            self.method.finish(output)
+            # Not a parameter of the model's: where nothing is repacked it is the same memory.
+            self.output = (output,)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.kernels.embedding(ids, self.weight)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(rows, hidden) -> (rows, vocabulary) with the embedding's own weight."""
-        return self.kernels.linear(hidden, self.packed)
+        return self.method.apply(self.output[0], hidden, None)

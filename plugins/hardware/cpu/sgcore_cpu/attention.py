@@ -111,10 +111,10 @@ class TorchNativeAttention(AttentionBackend):
         pages = -(-lengths // self.pool.page_tokens)
         table = batch.page_table[: batch.decode_rows].astype(np.int64)
         table[np.arange(table.shape[1]) >= pages[:, None]] = 0
-        kinds = np.stack((_prefix_of(table, pages), _rounded(pages)))
+        kinds = np.stack((prefix_of(table, pages), _rounded(pages)))
         for kind in np.unique(kinds, axis=1).T:
             rows = np.flatnonzero((kinds == kind[:, None]).all(axis=0))
-            shared = _common_pages(table[rows], pages[rows]) if kind[0] else 0
+            shared = common_pages(table[rows], pages[rows]) if kind[0] else 0
             width = int(pages[rows].max())
             most = max(1, GATHERED_TOKENS // ((width - shared) * self.pool.page_tokens))
             for part in np.split(rows, range(most, len(rows), most)):
@@ -186,7 +186,7 @@ class TorchNativeAttention(AttentionBackend):
         return out
 
 
-def _prefix_of(table: PageTable, pages: PageTable) -> PageTable:
+def prefix_of(table: PageTable, pages: PageTable) -> PageTable:
     """A number for each row that is the same where the first `SHARED_PAGES` are; 0 where no other row has them.
 
     A page stands for all tokens up to its end, so rows with the same page there have all earlier ones in common.
@@ -198,7 +198,7 @@ def _prefix_of(table: PageTable, pages: PageTable) -> PageTable:
     return np.where(count[place] > 1, page, 0)
 
 
-def _common_pages(table: PageTable, pages: PageTable) -> int:
+def common_pages(table: PageTable, pages: PageTable) -> int:
     """Leading pages that all rows have, short of the last page of any."""
     differs = (table != table[0]).any(axis=0)
     return min(int(differs.argmax()) if differs.any() else len(differs), int(pages.min()) - 1)

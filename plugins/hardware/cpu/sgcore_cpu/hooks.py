@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sgcore import hookimpl
 from sgcore.api import PlatformOffer
+from sgcore_cpu.library import describe
 
 
 @hookimpl
 def sgcore_offer_platform() -> PlatformOffer:
-    return PlatformOffer("cpu", "the host's processor", is_fallback=True)
+    return PlatformOffer("cpu", f"the host's processor: {describe()}", is_fallback=True)

@@ -1,4 +1,4 @@
-"""What the processor does better than the reference: fewer passes over memory."""
+"""What the processor does better than the reference: native kernels, and oneDNN's products."""
 
 from __future__ import annotations
 
@@ -7,38 +7,154 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sgcore.kernels import Kernels
+from sgcore_cpu import integers
+from sgcore_cpu.library import Library, chosen_level, open_library
 
 FEWEST_ROWS = 4
-"""Fewer rows are padded to these."""
+"""oneDNN gets at least so many rows: it streams the weight of one alone more slowly."""
 TYPICAL_ROWS = 512
-"""The number of rows that the packed layout is chosen for; it is good for fewer as well."""
+"""The number of rows that oneDNN's layout is chosen for; it is good for fewer as well."""
+PANEL = 32
+"""Rows of a weight that the native layout keeps together."""
+NATIVE = (torch.float32, torch.bfloat16)
 
 
 class CpuKernels(Kernels):
-    """Overrides of the reference kernels for host memory.
+    """Overrides of the reference kernels for host memory; without a native library they are torch's."""
 
-    Products go through oneDNN with packed weights: it is faster than torch's own sgemm at every number of rows, and
-    streams the weight of a few rows as fast as that of four, where one row alone is slower (bench/README.md).
-    """
+    def __init__(self, level: str | None = None) -> None:
+        """`level`: another one than the processor and the environment choose."""
+        self.library = open_library(level or chosen_level())
 
     def pack(self, weight: Tensor) -> Tensor:
-        if weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        if weight.dtype != torch.float32:
+            return weight
+        if self.library is not None and len(weight) % PANEL == 0:
+            return self._panels(self.library, weight)
+        if not torch.backends.mkldnn.is_available():
             return weight
         return torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)  # type: ignore[no-any-return]
 
+    def _panels(self, library: Library, weight: Tensor) -> Tensor:
+        """(panels, in, PANEL)."""
+        rows, size = weight.shape
+        packed = torch.empty(rows // PANEL, size, PANEL)
+        library.pack_panels(weight.contiguous().data_ptr(), rows, size, packed.data_ptr(), torch.get_num_threads())
+        return packed
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if not weight.is_mkldnn:
-            return F.linear(x, weight, bias)
-        rows = x.shape[0]
-        if rows < FEWEST_ROWS:
-            x = F.pad(x, (0, 0, 0, FEWEST_ROWS - rows))
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")[:rows]  # type: ignore[no-any-return]
+        if weight.is_mkldnn:
+            rows = x.shape[0]
+            if rows < FEWEST_ROWS:
+                x = F.pad(x, (0, 0, 0, FEWEST_ROWS - rows))
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")[:rows]  # type: ignore[no-any-return]
+        if weight.dim() == 3:
+            assert self.library is not None
+            return self._linear_panels(self.library, x, weight, bias)
+        return F.linear(x, weight, bias)
+
+    def _linear_panels(self, library: Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        tokens, size = x.shape
+        rows = len(weight) * PANEL
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        out = torch.empty(tokens, rows)
+        library.linear_panels(
+            x.data_ptr(), x.stride(0), tokens, size, weight.data_ptr(), _pointer(bias), out.data_ptr(), rows,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+    def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
+        scales, zeros = super().pack_scales(scales, zeros, bits)
+        if self.library is None:
+            return scales, zeros
+        return scales.contiguous(), None if zeros is None else zeros.contiguous()
+
+    def linear_int(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        if self.library is not None and _has_rows(x) and integers.takes(x, weight, scales, zeros):
+            return integers.linear(self.library, x, weight, scales, zeros, bits, bias)
+        return super().linear_int(x, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return (
-            F.rms_norm(x, weight.shape, weight, eps) if x.dtype == torch.float32 else super().rms_norm(x, weight, eps)
-        )
+        if self.library is not None and _has_rows(x):
+            return self._norm(self.library, x, None, weight, eps)[0]
+        is_wide = x.dtype == torch.float32
+        return F.rms_norm(x, weight.shape, weight, eps) if is_wide else super().rms_norm(x, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        if self.library is not None and _has_rows(x) and _has_rows(residual):
+            return self._norm(self.library, x, residual, weight, eps)
+        return super().add_rms_norm(x, residual, weight, eps)
+
+    def _norm(
+        self, library: Library, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        rows, size = x.shape
+        out = torch.empty(rows, size, dtype=x.dtype)
+        total = x if residual is None else torch.empty(rows, size, dtype=x.dtype)
+        library.add_rms_norm(
+            x.data_ptr(), x.stride(0), _pointer(residual), 0 if residual is None else residual.stride(0),
+            weight.data_ptr(), eps, out.data_ptr(), total.data_ptr(), rows, size, x.dtype == torch.bfloat16,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return out, total
 
     def silu_mul(self, x: Tensor) -> Tensor:
+        if self.library is not None and _has_rows(x) and x.is_contiguous():
+            rows, size = x.shape[0], x.shape[1] // 2
+            out = torch.empty(rows, size, dtype=x.dtype)
+            is_narrow = x.dtype == torch.bfloat16
+            self.library.silu_mul(x.data_ptr(), out.data_ptr(), rows, size, is_narrow, torch.get_num_threads())
+            return out
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
+
+    def rotary_write(
+        self,
+        qkv: Tensor,
+        heads: int,
+        norms: tuple[Tensor, Tensor, float] | None,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.library is None or not _has_rows(qkv) or not qkv.is_contiguous() or keys.dtype != qkv.dtype:
+            return super().rotary_write(qkv, heads, norms, cos, sin, keys, values, slots)
+        kv_heads, head_dim = keys.shape[2], keys.shape[3]
+        q_norm, k_norm, eps = norms or (None, None, 0.0)
+        self.library.rotary_write(
+            qkv.data_ptr(), len(qkv), heads, kv_heads, head_dim, _pointer(q_norm), _pointer(k_norm), eps,
+            cos.data_ptr(), sin.data_ptr(), keys.data_ptr(), values.data_ptr(), slots.data_ptr(),
+            qkv.dtype == torch.bfloat16, torch.get_num_threads(),
+        )  # fmt: skip
+        q, k, v = torch.split(qkv.view(len(qkv), -1, head_dim), [heads, kv_heads, kv_heads], dim=1)
+        return q, k, v
+
+    def greedy(self, logits: Tensor) -> Tensor:
+        if self.library is None or not _has_rows(logits) or not logits.is_contiguous():
+            return super().greedy(logits)
+        rows, size = logits.shape
+        out = torch.empty(rows, dtype=torch.int64)
+        is_narrow = logits.dtype == torch.bfloat16
+        self.library.greedy(logits.data_ptr(), rows, size, out.data_ptr(), is_narrow, torch.get_num_threads())
+        return out
+
+
+def _has_rows(x: Tensor) -> bool:
+    """Whether x is a matrix of a type that the native kernels know, with rows that are whole in memory."""
+    return x.dtype in NATIVE and x.dim() == 2 and x.stride(1) == 1
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()

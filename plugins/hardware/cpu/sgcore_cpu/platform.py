@@ -23,7 +23,7 @@ class CpuPlatform(Platform):
     name = "cpu"
     device_type = "cpu"
     dtypes = ("float32", "float64")
-    default_attention = "torch_native"
+    default_attention = "cpu_native"
     memory_share = 0.4
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The CPU's platform, kernels and attention."""
+"""The CPU's platform, and its kernels and attention without the native library."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sgcore.testing.kernels import KernelSuite
 from sgcore.testing.platforms import PlatformSuite
 from sgcore_cpu.attention import TorchNativeAttention
 from sgcore_cpu.kernels import CpuKernels
+from sgcore_cpu.library import OFF
 from sgcore_cpu.platform import CpuPlatform
 
 
@@ -18,13 +19,13 @@ class TestPlatform(PlatformSuite):
 
 
 class TestKernels(KernelSuite):
-    kernels = CpuKernels()
+    kernels = CpuKernels(OFF)
     dtypes = (torch.float32, torch.bfloat16)
 
 
 class TestAttention(AttentionSuite):
     backend = TorchNativeAttention
-    kernels = CpuKernels()
+    kernels = CpuKernels(OFF)
     dtypes = (torch.float32, torch.bfloat16)
     page_sizes = (16, 4)
     poison = 1e9

@@ -1,0 +1,80 @@
+"""The native library: which level of the processor it uses, and its functions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_double, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+from sgcore.errors import LaunchError
+from sgcore_cpu.native.build import LIBRARY, levels
+
+LEVEL = "SGCORE_CPU_LEVEL"
+"""Environment: a level of `levels`, or `off`: torch computes everything."""
+OFF = "off"
+P, N, F, D, BOOL = c_void_p, c_int64, c_float, c_double, c_int
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "add_rms_norm": (P, N, P, N, P, F, P, P, N, N, BOOL, N),
+    "silu_mul": (P, P, N, N, BOOL, N),
+    "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, N),
+    "greedy": (P, N, N, P, BOOL, N),
+    "attention": (P, P, D, BOOL, N),
+    "pack_panels": (P, N, N, P, N),
+    "linear_panels": (P, N, N, N, P, P, P, N, N),
+    "linear_int": (P, N, N, N, P, N, N, P, N, N, BOOL, P, N, N, N, N, P, P, P, BOOL, N),
+}
+"""As in `native/level.cpp`; the last argument is always the number of threads."""
+
+
+class Library:
+    """The functions of one level, as attributes named as in `SIGNATURES`."""
+
+    def __init__(self, level: str) -> None:
+        self.level = level
+        shared = _shared()
+        assert shared is not None
+        shared.sgcore_cpu_find_openmp()
+        for name, types in SIGNATURES.items():
+            function = getattr(shared, f"{name}_{level}")
+            function.argtypes, function.restype = types, None
+            setattr(self, name, function)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+@cache
+def _shared() -> ctypes.CDLL | None:
+    return ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None
+
+
+def usable_levels() -> tuple[str, ...]:
+    """The levels that this processor runs, the best last; empty: there is no library."""
+    shared = _shared()
+    return () if shared is None else tuple(levels())[: shared.sgcore_cpu_best_level() + 1]
+
+
+def chosen_level() -> str:
+    """`OFF`, or the level to use; raises `LaunchError` where the environment asks for what can't be."""
+    usable, asked = usable_levels(), os.environ.get(LEVEL)
+    if not asked:
+        return usable[-1] if usable else OFF
+    if asked not in (*usable, OFF):
+        raise LaunchError(f"{LEVEL}={asked} isn't possible here", f"one of {', '.join((*usable, OFF))}")
+    return asked
+
+
+@cache
+def open_library(level: str) -> Library | None:
+    """The library at a level; None for `OFF`: torch computes everything."""
+    return None if level == OFF else Library(level)
+
+
+def describe() -> str:
+    """What computes on this processor."""
+    if not usable_levels():
+        return "torch only, since sgcore-cpu was installed without a C++ compiler"
+    level = chosen_level()
+    return f"torch only, by {LEVEL}" if level == OFF else f"native kernels, {level}"

@@ -1,0 +1,244 @@
+// Attention over pages: a few queries against a run of keys, with the softmax kept up to date (arXiv 2205.14135).
+#pragma once
+
+#include "products.h"
+
+namespace SGCORE_LEVEL {
+
+constexpr int64_t MOST_QUERIES = 64;  // Queries of a piece times the query heads of a kv head.
+constexpr int64_t FEW_QUERIES = 4;    // Up to so many read keys where they are; more share a transposed copy of them.
+constexpr int64_t KEYS = 64;          // Keys of one step.
+
+// Queries [first, first + count) see keys of the row `table_row`, of which this piece has [begin, end).
+struct Piece {
+    int64_t table_row, first, count, begin, end;
+    int64_t slot;  // Of the first query's partial result; -1: it is the whole result.
+};
+
+template <class T> struct Attention {
+    const T *q;
+    int64_t q_row;
+    const T *keys, *values;
+    const int32_t *pages;
+    int64_t pages_row, page_tokens;
+    const Piece *pieces;
+    int64_t piece_count;
+    const int64_t *tokens, *limits;  // Of each query: its place in q, and the keys of its row that it may see.
+    T *out;
+    float *partial, *weights;  // (slots, heads, head_dim) and (slots, heads): results, and the log-sum-exp of scores.
+    float *scratch;
+    int64_t scratch_row;  // Of each thread.
+    int64_t heads, kv_heads, head_dim;
+    float scale;
+    int64_t window;  // 0: none.
+};
+
+// Lane i of the result is the sum of x[i].
+template <int STEP> SGCORE_INLINE Floats sums_from(Floats *x) {
+    for (int i = 0; i < WIDTH; i += 2 * STEP) {
+        exchange<STEP>(x[i], x[i + STEP]);
+        x[i] += x[i + STEP];
+    }
+    if constexpr (STEP * 2 < WIDTH) return sums_from<STEP * 2>(x);
+    return x[0];
+}
+
+template <class T> struct Worker {
+    const Attention<T> &a;
+    int64_t group, head_dim, stride;  // Query heads of a kv head; elements between the keys of neighbouring tokens.
+    float *queries, *result, *keys, *values, *scores, *peaks, *totals;
+    const int32_t *pages;
+    int64_t kv_head;
+
+    Worker(const Attention<T> &attention, int thread)
+        : a(attention), group(a.heads / a.kv_heads), head_dim(a.head_dim), stride(a.kv_heads * a.head_dim) {
+        queries = a.scratch + thread * a.scratch_row;
+        result = queries + MOST_QUERIES * head_dim;
+        keys = result + MOST_QUERIES * head_dim;
+        values = keys + KEYS * head_dim;
+        scores = values + KEYS * head_dim;
+        peaks = scores + MOST_QUERIES * KEYS;
+        totals = peaks + MOST_QUERIES;
+    }
+
+    const T *at(const T *pool, int64_t key) const {
+        int64_t page = pages[key / a.page_tokens];
+        return pool + (page * a.page_tokens + key % a.page_tokens) * stride + kv_head * head_dim;
+    }
+
+    void run(const Piece &piece, int64_t head) {
+        kv_head = head;
+        pages = a.pages + piece.table_row * a.pages_row;
+        int64_t rows = piece.count * group;
+        begin(piece, rows);
+        for (int64_t key = piece.begin; key < piece.end; key += KEYS) {
+            int64_t count = piece.end - key < KEYS ? piece.end - key : KEYS;
+            if (rows <= FEW_QUERIES) {
+                score_in_place(rows, key, count);
+                weigh(piece, rows, key, count);
+                add_in_place(rows, key, count);
+            } else {
+                copy(key, count);
+                multiply<float>(rows, KEYS, {head_dim, queries, head_dim, keys, KEYS, scores, KEYS, false});
+                weigh(piece, rows, key, count);
+                multiply<float>(rows, head_dim, {count, scores, KEYS, values, head_dim, result, head_dim, true});
+            }
+        }
+        end(piece, rows);
+    }
+
+    void begin(const Piece &piece, int64_t rows) {
+        for (int64_t row = 0; row < rows; ++row) {
+            const T *q = a.q + a.tokens[piece.first + row / group] * a.q_row + (kv_head * group + row % group) * head_dim;
+            for (int64_t i = 0; i < head_dim; i += WIDTH) {
+                store(queries + row * head_dim + i, load(q + i) * a.scale);
+                store(result + row * head_dim + i, Floats{});
+            }
+            peaks[row] = -__builtin_inff();
+            totals[row] = 0;
+        }
+    }
+
+    void score_in_place(int64_t rows, int64_t key, int64_t count) {
+        for (int64_t begin = 0; begin < count; begin += WIDTH) {
+            const T *k[WIDTH];
+            for (int64_t i = 0; i < WIDTH; ++i) k[i] = at(a.keys, key + (begin + i < count ? begin + i : count - 1));
+            for (int64_t row = 0; row < rows; ++row) {
+                const float *q = queries + row * head_dim;
+                Floats products[WIDTH] = {};
+                for (int64_t d = 0; d < head_dim; d += WIDTH) {
+                    Floats x = load(q + d);
+                    for (int i = 0; i < WIDTH; ++i) products[i] += x * load(k[i] + d);
+                }
+                store(scores + row * KEYS + begin, sums_from<1>(products));
+            }
+        }
+    }
+
+    void add_in_place(int64_t rows, int64_t key, int64_t count) {
+        for (int64_t done = 0; done < count;) {
+            int64_t left = a.page_tokens - (key + done) % a.page_tokens, run = left < count - done ? left : count - done;
+            const T *v = at(a.values, key + done);
+            multiply<T>(rows, head_dim, {run, scores + done, KEYS, v, stride, result, head_dim, true});
+            done += run;
+        }
+    }
+
+    // Keys (head_dim, KEYS) and values (KEYS, head_dim) of a step; keys that there aren't are 0.
+    void copy(int64_t key, int64_t count) {
+        for (int64_t begin = 0; begin < KEYS; begin += WIDTH) {
+            for (int64_t d = 0; d < head_dim; d += WIDTH) {
+                Floats block[WIDTH] = {};
+                for (int i = 0; i < WIDTH; ++i)
+                    if (begin + i < count) block[i] = load(at(a.keys, key + begin + i) + d);
+                transpose_from<1>(block);
+                for (int i = 0; i < WIDTH; ++i) store(keys + (d + i) * KEYS + begin, block[i]);
+            }
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            const T *v = at(a.values, key + i);
+            for (int64_t d = 0; d < head_dim; d += WIDTH) store(values + i * head_dim + d, load(v + d));
+        }
+    }
+
+    // Scores become weights relative to the largest so far; what was summed before is brought to the same measure.
+    void weigh(const Piece &piece, int64_t rows, int64_t key, int64_t count) {
+        for (int64_t row = 0; row < rows; ++row) {
+            int64_t limit = a.limits[piece.first + row / group];
+            int64_t begin = a.window && limit - a.window > key ? limit - a.window - key : 0;
+            int64_t end = limit - key < count ? limit - key : count;
+            float *s = scores + row * KEYS;
+            if (end <= begin) {
+                for (int64_t i = 0; i < KEYS; ++i) s[i] = 0;
+                continue;
+            }
+            const float nothing = -__builtin_inff();
+            for (int64_t i = 0; i < begin; ++i) s[i] = nothing;
+            for (int64_t i = end; i < KEYS; ++i) s[i] = nothing;
+            weigh_row(row, s);
+        }
+    }
+
+    void weigh_row(int64_t row, float *s) {
+        Floats peak = load(s);
+        for (int64_t i = WIDTH; i < KEYS; i += WIDTH) peak = larger(load(s + i), peak);
+        float before = peaks[row], now = most(peak) > before ? most(peak) : before;
+        Floats total{};
+        for (int64_t i = 0; i < KEYS; i += WIDTH) {
+            Floats weight = exponential(load(s + i) - now);
+            store(s + i, weight);
+            total += weight;
+        }
+        peaks[row] = now;
+        if (now == before) {
+            totals[row] += sum(total);
+            return;
+        }
+        float factor = exponential(before - now);
+        totals[row] = totals[row] * factor + sum(total);
+        for (int64_t i = 0; i < head_dim; i += WIDTH) {
+            float *at = result + row * head_dim + i;
+            store(at, load(at) * factor);
+        }
+    }
+
+    void end(const Piece &piece, int64_t rows) {
+        for (int64_t row = 0; row < rows; ++row) {
+            int64_t query = row / group, head = kv_head * group + row % group;
+            float factor = totals[row] > 0 ? 1.0f / totals[row] : 0.0f;
+            const float *from = result + row * head_dim;
+            if (piece.slot < 0) {
+                T *to = a.out + (a.tokens[piece.first + query] * a.heads + head) * head_dim;
+                for (int64_t i = 0; i < head_dim; i += WIDTH) store(to + i, load(from + i) * factor);
+                continue;
+            }
+            int64_t place = (piece.slot + query) * a.heads + head;
+            a.weights[place] = totals[row] > 0 ? peaks[row] + __builtin_logf(totals[row]) : -__builtin_inff();
+            float *to = a.partial + place * head_dim;
+            for (int64_t i = 0; i < head_dim; i += WIDTH) store(to + i, load(from + i) * factor);
+        }
+    }
+};
+
+// Each thread takes the next piece and kv head; the first ones should be the longest.
+template <class T> void attend(const Attention<T> &a, int64_t threads) {
+    int64_t next = 0;
+    in_parallel(threads, [&](int thread, int) {
+        Worker<T> worker(a, thread);
+        for (;;) {
+            int64_t unit = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+            if (unit >= a.piece_count * a.kv_heads) return;
+            worker.run(a.pieces[unit / a.kv_heads], unit % a.kv_heads);
+        }
+    });
+}
+
+// Rows whose keys were in several pieces: `slots` [begins[i], begins[i + 1]) are those of the token `merged[i]`.
+template <class T>
+void merge(const Attention<T> &a, const int64_t *merged, const int64_t *begins, const int64_t *slots, int64_t count,
+           int64_t threads) {
+    in_parallel(threads, [&](int thread, int team) {
+        Share mine = share(count * a.heads, thread, team);
+        for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
+            int64_t row = unit / a.heads, head = unit % a.heads;
+            float peak = -__builtin_inff(), total = 0;
+            for (int64_t i = begins[row]; i < begins[row + 1]; ++i) {
+                float weight = a.weights[slots[i] * a.heads + head];
+                peak = weight > peak ? weight : peak;
+            }
+            for (int64_t i = begins[row]; i < begins[row + 1]; ++i)
+                total += exponential(a.weights[slots[i] * a.heads + head] - peak);
+            T *out = a.out + (merged[row] * a.heads + head) * a.head_dim;
+            for (int64_t d = 0; d < a.head_dim; d += WIDTH) {
+                Floats result{};
+                for (int64_t i = begins[row]; i < begins[row + 1]; ++i) {
+                    int64_t place = slots[i] * a.heads + head;
+                    result += load(a.partial + place * a.head_dim + d) * exponential(a.weights[place] - peak);
+                }
+                store(out + d, result / total);
+            }
+        }
+    });
+}
+
+}  // namespace SGCORE_LEVEL

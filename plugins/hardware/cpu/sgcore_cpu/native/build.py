@@ -1,0 +1,72 @@
+"""Compiles the kernels once for each level of the processor.
+
+The wheel's build does it; after a change of the sources, `python -m sgcore_cpu.native.build`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parent
+LIBRARY = SOURCES / "libsgcore_cpu.so"
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+X86 = {"baseline": (), "avx2": AVX2, "avx512": AVX512, "avx512_vnni": (*AVX512, "-mavx512vnni")}
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-strict-aliasing",
+    "-Wno-psabi",
+)
+
+
+class BuildError(Exception):
+    """Why there is no library."""
+
+
+def levels() -> dict[str, tuple[str, ...]]:
+    """Compiler flags for each level of this machine's architecture; `baseline` is NEON on ARM."""
+    return X86 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ()}
+
+
+def build(target: Path = LIBRARY) -> Path:
+    """Compile and link; raises `BuildError` where there is no Linux, no C++ compiler, or one that can't."""
+    if platform.system() != "Linux":
+        raise BuildError(f"the kernels are built on Linux, and this is {platform.system()}")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        raise BuildError("there is no C++ compiler (on Debian: apt install g++)")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {name: ("level.cpp", (f"-DSGCORE_LEVEL={name}", *flags)) for name, flags in levels().items()}
+        jobs["runtime"] = ("runtime.cpp", ())
+        objects = {name: str(Path(folder) / f"{name}.o") for name in jobs}
+        commands = [
+            [compiler, *FLAGS, *flags, "-c", str(SOURCES / source), "-o", objects[name]]
+            for name, (source, flags) in jobs.items()
+        ]
+        list(pool.map(_run, commands))
+        made = Path(folder) / target.name
+        _run([compiler, "-shared", *objects.values(), "-o", str(made), "-ldl"])
+        target.unlink(missing_ok=True)
+        shutil.copy(made, target)
+    return target
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stderr}")
+
+
+if __name__ == "__main__":
+    print(build())

@@ -1,0 +1,98 @@
+// The C interface of one level: every function's name ends with the level's. `is_bfloat16` says the type of T.
+#include "attention.h"
+#include "integers.h"
+#include "products.h"
+#include "rows.h"
+
+#define JOIN2(a, b) a##_##b
+#define JOIN(a, b) JOIN2(a, b)
+#define EXPORT(name) extern "C" __attribute__((visibility("default"))) void JOIN(name, SGCORE_LEVEL)
+
+using namespace SGCORE_LEVEL;
+
+namespace {
+
+template <class T> Attention<T> attention_of(void *const *p, const int64_t *n, double scale) {
+    return {(const T *)p[0], n[0], (const T *)p[1], (const T *)p[2], (const int32_t *)p[3], n[1], n[2],
+            (const Piece *)p[4], n[3], (const int64_t *)p[5], (const int64_t *)p[6], (T *)p[7],
+            (float *)p[8], (float *)p[9], (float *)p[10], n[4], n[5], n[6], n[7], float(scale), n[8]};
+}
+
+template <class T> void attend_and_merge(void *const *p, const int64_t *n, double scale, int64_t threads) {
+    Attention<T> a = attention_of<T>(p, n, scale);
+    attend(a, threads);
+    if (n[9] > 0) merge(a, (const int64_t *)p[11], (const int64_t *)p[12], (const int64_t *)p[13], n[9], threads);
+}
+
+}  // namespace
+
+EXPORT(add_rms_norm)
+(const void *x, int64_t x_row, const void *residual, int64_t residual_row, const void *weight, float eps, void *out,
+ void *total, int64_t rows, int64_t size, int is_bfloat16, int64_t threads) {
+    auto run = [&](auto t) {
+        using T = decltype(t);
+        add_rms_norm<T>({(const T *)x, x_row, (const T *)residual, residual_row, (const T *)weight, eps, (T *)out,
+                         (T *)total, rows, size}, threads);
+    };
+    is_bfloat16 ? run(BFloat16{}) : run(float{});
+}
+
+EXPORT(silu_mul)(const void *x, void *out, int64_t rows, int64_t size, int is_bfloat16, int64_t threads) {
+    is_bfloat16 ? silu_mul((const BFloat16 *)x, (BFloat16 *)out, rows, size, threads)
+                : silu_mul((const float *)x, (float *)out, rows, size, threads);
+}
+
+EXPORT(rotary_write)
+(void *qkv, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, const void *q_norm, const void *k_norm,
+ float eps, const void *cos, const void *sin, void *keys, void *values, const int64_t *slots, int is_bfloat16,
+ int64_t threads) {
+    auto run = [&](auto t) {
+        using T = decltype(t);
+        int64_t row = (heads + 2 * kv_heads) * head_dim;
+        rotary_write<T>({(T *)qkv, row, tokens, heads, kv_heads, head_dim, (const T *)q_norm, (const T *)k_norm, eps,
+                         (const T *)cos, (const T *)sin, (T *)keys, (T *)values, slots}, threads);
+    };
+    is_bfloat16 ? run(BFloat16{}) : run(float{});
+}
+
+EXPORT(greedy)(const void *logits, int64_t rows, int64_t size, int64_t *out, int is_bfloat16, int64_t threads) {
+    is_bfloat16 ? greedy((const BFloat16 *)logits, rows, size, out, threads)
+                : greedy((const float *)logits, rows, size, out, threads);
+}
+
+// `pointers` and `sizes` are in the order of `Attention`, then those of `merge`.
+EXPORT(attention)(void *const *pointers, const int64_t *sizes, double scale, int is_bfloat16, int64_t threads) {
+    is_bfloat16 ? attend_and_merge<BFloat16>(pointers, sizes, scale, threads)
+                : attend_and_merge<float>(pointers, sizes, scale, threads);
+}
+
+EXPORT(pack_panels)(const float *weight, int64_t out, int64_t in, float *packed, int64_t threads) {
+    pack_panels(weight, out, in, packed, threads);
+}
+
+EXPORT(linear_panels)
+(const float *x, int64_t x_row, int64_t tokens, int64_t in, const float *panels, const float *bias, float *out,
+ int64_t rows, int64_t threads) {
+    linear_panels({x, x_row, tokens, in, panels, bias, out, rows}, threads);
+}
+
+// `scratch` has the numbers (tokens, in) of 16 bits and their rates (segments, tokens) in float32, and at the next multiple
+// of 64 bytes what each thread unpacks: 32 rows of numbers of 16 bits, and of a float32 for each segment.
+EXPORT(linear_int)
+(const void *x, int64_t x_row, int64_t tokens, int64_t in, const void *packed, int64_t rows, int64_t bits,
+ const void *scales, int64_t scale_row, int64_t scale_group, int scale_type, const void *zeros, int64_t zero_row,
+ int64_t zero_group, int64_t group, int64_t segment, const void *bias, void *out, void *scratch, int is_bfloat16,
+ int64_t threads) {
+    Weight w{(const uint8_t *)packed, in * bits / 8, in, rows, scales, scale_row, scale_group, scale_type,
+             (const uint8_t *)zeros, zero_row, zero_group, group};
+    char *rest = (char *)scratch;
+    Numbers numbers{(int16_t *)rest, (float *)(rest + tokens * in * 2), tokens, in, segment};
+    rest += (tokens * in * 2 + tokens * (in / segment) * 4 + 63) / 64 * 64;
+    auto run = [&](auto t) {
+        using T = decltype(t);
+        Result<T> result{(T *)out, (const T *)bias, rows};
+        bits == 4 ? linear_int<4, T>((const T *)x, x_row, w, numbers, result, rest, threads)
+                  : linear_int<8, T>((const T *)x, x_row, w, numbers, result, rest, threads);
+    };
+    is_bfloat16 ? run(BFloat16{}) : run(float{});
+}

@@ -1,0 +1,40 @@
+// What does not depend on the level: the processor's features, and torch's OpenMP runtime.
+#define SGCORE_LEVEL sgcore_cpu_baseline
+#include "runtime.h"
+
+#include <dlfcn.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+extern "C" {
+
+void (*sgcore_cpu_fork)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
+int (*sgcore_cpu_thread)() = nullptr;
+int (*sgcore_cpu_team)() = nullptr;
+
+// Whether the process has an OpenMP runtime with GNU's interface, which LLVM's and Intel's have too.
+EXPORT int sgcore_cpu_find_openmp() {
+    auto fork = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    auto thread = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
+    auto team = dlsym(RTLD_DEFAULT, "omp_get_num_threads");
+    if (fork == nullptr || thread == nullptr || team == nullptr) return 0;
+    sgcore_cpu_thread = reinterpret_cast<int (*)()>(thread);
+    sgcore_cpu_team = reinterpret_cast<int (*)()>(team);
+    sgcore_cpu_fork = reinterpret_cast<void (*)(void (*)(void *), void *, unsigned, unsigned)>(fork);
+    return 1;
+}
+
+// The best of the levels that this processor runs, as a number: 0 baseline, 1 avx2, 2 avx512, 3 avx512_vnni.
+EXPORT int sgcore_cpu_best_level() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return 1;
+    return __builtin_cpu_supports("avx512vnni") ? 3 : 2;
+#else
+    return 0;
+#endif
+}
+}
