@@ -3,12 +3,12 @@
 import pytest
 
 from sgcore.lang import Append, Assign, Generate, Generated
-from sgcore.testing.primitives import Drive, PrimitiveConformance, usual_answer
+from sgcore.testing.primitives import Drive, PrimitiveSuite, usual_answer
 
 sgcore_vote = pytest.importorskip("sgcore_vote")
 
 
-class TestVote(PrimitiveConformance):
+class TestVote(PrimitiveSuite):
     word = "vote"
     examples = (lambda word: word("x"), lambda word: word("x", times=3, max_tokens=2))
 
