@@ -62,7 +62,7 @@ def new_plugin(kind: str, name: str, *, folder: Path = Path()) -> int:
     Parameters
     ----------
     kind
-        model, platform, attention or quant.
+        model, platform, attention, quant or primitive.
     name
         Lower-case letters, digits and hyphens; the distribution will be sgcore-NAME.
     folder

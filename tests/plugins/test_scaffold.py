@@ -35,7 +35,7 @@ def test_they_are_listed(installed: tuple[Path, dict[str, Path]]) -> None:
     command = [python, "-m", "sgcore.cli", "plugins", "list", "--json"]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
     names = {entry["name"] for entry in listed if entry["distribution"].startswith("sgcore-new-")}
-    assert names == {"NewModelForCausalLM", "new_platform", "new_attention", "new_quant"}
+    assert names == {"NewModelForCausalLM", "new_platform", "new_attention", "new_quant", "new_primitive"}
     assert all(entry["compatible"] for entry in listed)
 
 
