@@ -77,6 +77,7 @@ def test_nothing_comes_from_the_repository(run: Run) -> None:
     assert str(ROOT) not in found and found.count("site-packages") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_their_suites_pass(run: Run, tmp_path: Path) -> None:
     for name, folder in THEIRS.items():

@@ -37,6 +37,7 @@ def test_they_are_listed(environment: FreshEnvironment, tmp_path: Path) -> None:
     assert all(entry["compatible"] for entry in listed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_they_pass_their_suites(environment: FreshEnvironment, written: list[Path], tmp_path: Path) -> None:
     for plugin in written:
