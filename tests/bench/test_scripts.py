@@ -32,8 +32,9 @@ def test_sizes(tmp_path: Path) -> None:
 
 
 SUITES = {
-    "models": "ModelSuite", "attention": "AttentionSuite", "platforms": "PlatformSuite", "quantization": "QuantSuite",
-    "weights": "WeightSourceSuite", "parsers": "FormatSuite", "grammars": "GrammarSuite", "primitives": "PrimitiveSuite",
+    "models": "ModelSuite", "attention": "AttentionSuite", "platforms": "PlatformSuite",
+    "quantization": "QuantSuite", "weights": "WeightSourceSuite", "parsers": "FormatSuite",
+    "grammars": "GrammarSuite", "primitives": "PrimitiveSuite",
 }  # fmt: skip
 COMPUTES_NOTHING = "hardware/null"
 
