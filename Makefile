@@ -44,15 +44,16 @@ format: $(STAMPS)/installed ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMPS)/installed ## write docs/reference from the code
+docs: $(STAMPS)/installed ## write docs/reference from the code, and the site into build/site
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sgcore.server.pages docs/reference
+	$(BIN)/python docs/build.py
 
 bench-cpu: setup ## measure CPU speed against peers; BENCH_ARGS are flags of bench/cpu.py
 	$(BIN)/python bench/cpu.py $(BENCH_ARGS)
 
-clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, caches and the site
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(BIN)/python:

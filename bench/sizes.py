@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
 import tokenize
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,9 @@ from harness import arguments, report
 
 ROOT = Path(__file__).parents[1]
 SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
+SUITE = re.compile(r"from sgcore\.testing\.\w+ import .*?\b(\w+Suite)\b")
+OTHER_MEANINGS = {"cpu", "transformers"}
+"""Names of plugins that are torch's word for host memory, and a library that the core uses."""
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -95,9 +100,44 @@ def plugin_rows() -> Iterator[dict[str, Any]]:
             yield size_of(tests).row(f"{name}, tests")
 
 
+def seam_rows() -> Iterator[dict[str, Any]]:
+    """Each plugin's lines, the suites that its tests inherit, and the places in the core that know of it."""
+    core = list(words_of_core())
+    for project in sorted(ROOT.glob("plugins/*/*/pyproject.toml")):
+        folder, described = project.parent, tomllib.loads(project.read_text())["project"]
+        points = described.get("entry-points", {})
+        names = {name for group in points.values() for name in group} - OTHER_MEANINGS
+        names |= {described["name"], *(path.parent.name for path in folder.glob("*/__init__.py"))}
+        tests = set((folder / "tests").rglob("*.py"))
+        yield {
+            "plugin": str(folder.relative_to(ROOT / "plugins")),
+            "provides": ", ".join(
+                sorted(group.removeprefix("sgcore.").replace("plugins", "hooks") for group in points)
+            ),
+            "lines": sum(size_of(path for path in folder.rglob("*.py") if path not in tests).files),
+            "tests": sum(size_of(tests).files),
+            "suites": ", ".join(sorted({suite for path in tests for suite in SUITE.findall(path.read_text())})),
+            "places in the core": sum(word in names for word in core),
+        }
+
+
+def words_of_core() -> Iterator[str]:
+    """Every string literal under `sgcore/`, and the top of every module that is imported there."""
+    for path in (ROOT / "sgcore").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield (node.module or "").partition(".")[0]
+
+
 def main() -> int:
     asked = arguments(__doc__).parse_args()
-    report("sizes", {"Core": list(core_rows()), "Plugins": list(plugin_rows())}, asked.output)
+    report(
+        "sizes", {"Core": list(core_rows()), "Plugins": list(plugin_rows()), "Seams": list(seam_rows())}, asked.output
+    )
     return 0
 
 

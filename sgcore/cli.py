@@ -5,6 +5,7 @@ Each command's module is imported only when it is asked for; nothing here import
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for a wrong command line, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     is_debugging = "--debug" in words
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # a plugin's native code that crashes leaves the line that called it
     words = [word for word in words if word != "--debug"]
     try:
         return _run(words)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from sgcore.errors import LaunchError
 from sgcore.plugins.installed import Entry, Installed
 
 
@@ -38,22 +39,33 @@ def list_plugins(*, as_json: Annotated[bool, Parameter(name="--json", negative="
     return 0
 
 
-def check_plugins(*, time_limit: float = 120.0) -> int:
+def check_plugins(*names: str, time_limit: float = 120.0) -> int:
     """Load each driver and hooks module in a process of its own; exit code 1 if any fails.
 
     Parameters
     ----------
+    names
+        Plugins or distributions to check; all of them if none is named.
     time_limit
         Seconds that one may take.
     """
     from sgcore.plugins.check import check_all
 
     failed = 0
-    for entry, problem in check_all(Installed.read().entries, time_limit):
+    for entry, problem in check_all(_chosen(names), time_limit):
         failed += problem is not None
         what = f"{kind_of(entry)} {entry.name} ({entry.provider})"
         print(f"FAIL  {what}: {problem}" if problem else f"ok    {what}", flush=True)
     return 1 if failed else 0
+
+
+def _chosen(names: Sequence[str]) -> list[Entry]:
+    """The entries of these plugins or distributions. Raises LaunchError for a name that nothing has."""
+    entries = Installed.read().entries
+    for name in names:
+        if not any(entry.is_called(name) for entry in entries):
+            raise LaunchError(f"no installed plugin is called {name!r}", "`sgcore plugins list` shows them", 2)
+    return [entry for entry in entries if not names or any(entry.is_called(name) for name in names)]
 
 
 def new_plugin(kind: str, name: str, *, folder: Path = Path()) -> int:
@@ -62,7 +74,7 @@ def new_plugin(kind: str, name: str, *, folder: Path = Path()) -> int:
     Parameters
     ----------
     kind
-        model, platform, attention or quant.
+        model, platform, attention, quant or primitive.
     name
         Lower-case letters, digits and hyphens; the distribution will be sgcore-NAME.
     folder

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "plugins").glob("*/*/README.md")])
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+SITE = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())["project"]
 
 
 def named(page: Path) -> str:
@@ -45,3 +50,37 @@ def test_flags_exist(page: Path) -> None:
     for line in re.findall(r"sgcore serve [^\n`]*", page.read_text()):
         said = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]*)", line)}
         assert said <= known, line
+
+
+def pages_of(nav: list[dict[str, str | list]]) -> Iterator[str]:
+    for entry in nav:
+        for target in entry.values():
+            if isinstance(target, str):
+                yield target
+            else:
+                yield from pages_of(target)
+
+
+def test_the_site_has_every_page() -> None:
+    docs = ROOT / "docs"
+    assert sorted(pages_of(SITE["nav"])) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+
+
+def test_the_site_builds_without_a_warning() -> None:
+    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = ROOT / "build" / "site"
+    assert "Called once, after the results of all earlier steps" in (site / "reference/api/index.html").read_text()
+    assert "architecture.svg" in (site / "explanation/architecture/index.html").read_text()
+    assert (site / "explanation/architecture.svg").exists()
+
+
+def test_the_page_of_the_suites_has_all_of_them() -> None:
+    page = (ROOT / "docs" / "reference" / "testing.md").read_text()
+    found = [
+        f"sgcore.testing.{file.stem}.{name}"
+        for file in sorted((ROOT / "sgcore" / "testing").glob("*.py"))
+        for name in re.findall(r"^class (\w+Suite)\b", file.read_text(), re.MULTILINE)
+    ]
+    assert len(found) >= 9
+    assert [name for name in found if f"\n::: {name}\n" not in page or f"`{name}`" not in page] == []

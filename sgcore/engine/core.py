@@ -28,6 +28,7 @@ from sgcore.engine.messages import (
     Unpin,
     Vocabulary,
 )
+from sgcore.errors import LaunchError
 from sgcore.plugins.plan import Plan
 from sgcore.scheduler.scheduler import Limits, Scheduler
 from sgcore.scheduler.sequence import Sequence as Row
@@ -226,9 +227,9 @@ def run_core(plan: Plan, channel: Channel, owns_process: bool = False) -> bool:
             gc.freeze()  # or a full collection visits all of torch's objects, and one step takes 0.1 s longer
         core.run()
     except BaseException as error:
-        hint = getattr(error, "hint", "")
+        hint = getattr(error, "hint", "--log-level debug shows where")
         log.debug("the core failed", exc_info=True)
-        message = f"{error}" if hint else f"{type(error).__name__}: {error}"
+        message = f"{error}" if isinstance(error, LaunchError) else f"{type(error).__name__}: {error}"
         channel.send(Failed(message, hint))
         return False
     return True

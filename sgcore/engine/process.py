@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ def main() -> int:
     """Die with the parent, ignore the terminal's Ctrl-C (the parent ends us), run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
     plan = Plan.from_json(sys.stdin.read())

@@ -42,8 +42,15 @@ def check_one(entry: Entry, limit_s: float) -> str | None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return f"did not load within {limit_s:g} s"
-    lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]
-    return lines[-1] if process.returncode else None
+    return _problem(process.returncode, errors)
+
+
+def _problem(exit_code: int, errors: str) -> str | None:
+    """What a process has said last, or what ended it."""
+    if exit_code < 0:
+        return f"the process was ended by {signal.Signals(-exit_code).name}"
+    lines = errors.strip().splitlines() or [f"exit code {exit_code}"]
+    return lines[-1] if exit_code else None
 
 
 def load_entry(group: str, name: str, distribution: str) -> None:
@@ -66,6 +73,6 @@ def load_entry(group: str, name: str, distribution: str) -> None:
 if __name__ == "__main__":
     try:
         load_entry(*sys.argv[1:])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         prefix = "" if isinstance(error, LaunchError) else f"{type(error).__name__}: "
         sys.exit(f"{prefix}{error}")

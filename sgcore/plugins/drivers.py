@@ -15,6 +15,7 @@ from stevedore.extension import Extension
 
 from sgcore.errors import LaunchError
 from sgcore.plugins.installed import Entry, Installed
+from sgcore.plugins.patience import patience
 from sgcore.plugins.plan import Driver
 
 
@@ -143,8 +144,9 @@ def load(driver: Driver) -> Any:
     contract = getattr(sgcore.api, KINDS[driver.kind].contract)
     label = f"{driver.kind} {driver.name!r} ({driver.distribution} {driver.version})"
     try:
-        loaded = driver.load()
-    except Exception as error:
+        with patience(label, "`sgcore plugins check` loads each plugin alone"):
+            loaded = driver.load()
+    except (Exception, SystemExit) as error:
         raise LaunchError(f"{label} does not load: {type(error).__name__}: {error}", _mend(error)) from error
     wanted = "instance" if dataclasses.is_dataclass(contract) else "subclass"
     is_right = isinstance(loaded, contract) if wanted == "instance" else _is_class_of(loaded, contract)
@@ -158,7 +160,7 @@ def _is_class_of(loaded: Any, contract: type) -> bool:
     return isinstance(loaded, type) and issubclass(loaded, contract)
 
 
-def _mend(error: Exception) -> str:
+def _mend(error: BaseException) -> str:
     if not isinstance(error, ImportError):
         return "--debug shows where"
     missing = (error.name or "").partition(".")[0]

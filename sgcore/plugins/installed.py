@@ -34,6 +34,10 @@ class Entry:
     def provider(self) -> str:
         return f"{self.distribution} {self.version}"
 
+    def is_called(self, name: str) -> bool:
+        """Whether this is the entry's name, or its distribution's."""
+        return name == self.name or canonicalize_name(name) == canonicalize_name(self.distribution)
+
     @property
     def mismatch(self) -> str:
         """Why this entry can't take part, in words."""

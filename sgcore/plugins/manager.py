@@ -9,13 +9,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from packaging.utils import canonicalize_name
 from pluggy import HookImpl, PluginManager
 
 from sgcore import hookspecs
 from sgcore.config import PluginOptions
 from sgcore.errors import LaunchError
 from sgcore.plugins.installed import HOOK_GROUP, Entry, Installed
+from sgcore.plugins.patience import patience
 
 
 class PluginRefused(Exception):
@@ -62,7 +62,9 @@ class Hooks:
             return
         key = f"{entry.distribution}/{entry.name}"
         try:
-            self._register(import_module(entry.target), key)
+            with patience(f"plugin {entry.name} ({entry.provider})", f"--disable-plugin {entry.name} leaves it out"):
+                module = import_module(entry.target)
+            self._register(module, key)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -83,7 +85,7 @@ class Hooks:
         for implementation in reversed(implementations):
             key = implementation.plugin_name
             entry = self._entries.get(key)
-            if entry is None or (only is not None and not _is_named(entry, only)):
+            if entry is None or (only is not None and not any(map(entry.is_called, only))):
                 continue
             try:
                 value = implementation.function(*(arguments[name] for name in implementation.argnames))
@@ -111,6 +113,7 @@ class Hooks:
             self._manager.unregister(name=key)
         self._entries.pop(key, None)
         reason = str(error) if isinstance(error, PluginRefused) else f"{what}{type(error).__name__}: {error}"
+        reason = "; ".join(reason.splitlines())
         self.disabled.append(Disabled(entry.name, entry.distribution, reason))
 
 
@@ -122,17 +125,12 @@ def load_hooks(options: PluginOptions | None = None, installed: Installed | None
     options = options or PluginOptions()
     entries = (installed or Installed.read()).group(HOOK_GROUP)
     for name in options.disable_plugin:
-        if not any(_is_named(entry, [name]) for entry in entries):
+        if not any(entry.is_called(name) for entry in entries):
             raise LaunchError(f"--disable-plugin {name}: no such plugin", "`sgcore plugins list` shows them", 2)
     hooks = Hooks(options.strict_plugins)
     for entry in reversed(entries):
-        if _is_named(entry, options.disable_plugin):
+        if any(entry.is_called(name) for name in options.disable_plugin):
             hooks.disabled.append(Disabled(entry.name, entry.distribution, "--disable-plugin"))
         else:
             hooks.add(entry)
     return hooks
-
-
-def _is_named(entry: Entry, names: Sequence[str]) -> bool:
-    distribution = canonicalize_name(entry.distribution)
-    return any(name == entry.name or canonicalize_name(name) == distribution for name in names)

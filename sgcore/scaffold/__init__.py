@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sgcore import __version__
 from sgcore.errors import LaunchError
 
-KINDS = ("model", "platform", "attention", "quant")
+KINDS = ("model", "platform", "attention", "quant", "primitive")
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 

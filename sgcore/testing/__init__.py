@@ -10,7 +10,10 @@
 
 import importlib.util
 
-SUITES = ("attention", "formats", "kernels", "models", "platforms", "primitives", "quantization")
+SUITES = (
+    "attention", "formats", "grammars", "kernels", "languages", "models", "platforms", "primitives", "quantization",
+    "weights",
+)  # fmt: skip
 
 if importlib.util.find_spec("pytest"):
     import pytest

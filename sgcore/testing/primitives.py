@@ -2,7 +2,7 @@
 
 A plugin's test file inherits the suite:
 
-    class TestMyWord(PrimitiveConformance):
+    class TestMyWord(PrimitiveSuite):
         word = "my_word"
         examples = [lambda word: word("name", option=1)]
 """
@@ -81,7 +81,7 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-class PrimitiveConformance:
+class PrimitiveSuite:
     """Inherit it, name the installed word, and give functions that make examples of it."""
 
     word: ClassVar[str]

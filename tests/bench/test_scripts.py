@@ -31,6 +31,25 @@ def test_sizes(tmp_path: Path) -> None:
     assert "| sgcore/engine |" in printed
 
 
+SUITES = {
+    "models": "ModelSuite", "attention": "AttentionSuite", "platforms": "PlatformSuite",
+    "quantization": "QuantSuite", "weights": "WeightSourceSuite", "parsers": "FormatSuite",
+    "grammars": "GrammarSuite", "primitives": "PrimitiveSuite",
+}  # fmt: skip
+COMPUTES_NOTHING = "hardware/null"
+
+
+def test_the_core_knows_no_plugin_and_every_plugin_has_its_suites(tmp_path: Path) -> None:
+    _, record = run("sizes", tmp_path)
+    rows = record["tables"]["Seams"]
+    assert len(rows) > 15 and all(row["places in the core"] == 0 for row in rows)
+    for row in rows:
+        kinds = {kind for kind in row["provides"].split(", ") if kind in SUITES}
+        if row["plugin"] == COMPUTES_NOTHING:
+            kinds.remove("attention")
+        assert {SUITES[kind] for kind in kinds} <= set(row["suites"].split(", ")), row
+
+
 def test_overhead(tmp_path: Path) -> None:
     few = ["--rows", "4", "--waiting", "0", "50", "--turns", "20", "--requests", "30"]
     printed, record = run("overhead", tmp_path, *few)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,24 +139,3 @@ def test_on_the_sample_model(name: str, engine: Engine, capsys: pytest.CaptureFi
     module.show()
     assert capsys.readouterr().out.strip()
     assert engine.frontend.command("stats").stats.used_tokens == 0, "nothing is left running or pinned"
-
-
-def test_a_third_partys_word_works_from_a_program(tmp_path: Path) -> None:
-    folder = ROOT / "examples" / "third_party_primitive"
-    metadata = tmp_path / "sgcore_lang_vote-0.1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sgcore-lang-vote\nVersion: 0.1.0\n")
-    (metadata / "entry_points.txt").write_text("[sgcore.primitives]\nvote = sgcore_vote:Vote\n")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(folder)])}
-    program = (
-        "import sgcore_lang as sgl\n"
-        "@sgl.function\n"
-        "def ask(s):\n"
-        "    s += 'Q' + sgl.vote('a', times=3) + '!'\n"
-        "s = ask.run(backend=sgl.Scripted(['x', 'y', 'y']))\n"
-        "assert (s['a'], s['a_votes'], s.text()) == ('y', 2, 'Qy!'), s.text()\n"
-    )
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-    suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "tests")]
-    done = subprocess.run(suite, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "7 passed" in done.stdout, done.stdout

@@ -1,52 +1,52 @@
-"""What `sgcore plugins new` writes installs, is listed and passes its own tests, in an environment of its own."""
+"""What `sgcore plugins new` writes installs, is listed and passes its own tests, where the repository is not."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
 
 from sgcore.errors import LaunchError
 from sgcore.scaffold import KINDS, write_plugin
+from tests.fresh import ROOT, FreshEnvironment, build_wheels
+
+NEEDED = (ROOT, ROOT / "plugins/hardware/cpu", ROOT / "plugins/models/llama")
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """An environment over this one, with a new plugin of every kind: its python, and the plugins' folders."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The folder of a new plugin of every kind."""
     folder = tmp_path_factory.mktemp("scaffold")
-    written = {kind: write_plugin(kind, f"new-{kind}", folder) for kind in KINDS}
-    venv.create(folder / "venv", with_pip=False)
-    python = folder / "venv" / "bin" / "python"
-    (site,) = (folder / "venv").glob("lib/python*/site-packages")
-    # Behind its own packages, those of the environment that the tests run in, with what those are linked to.
-    (site / "below.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install", "-q"]
-    subprocess.run([*pip, "--no-deps", *map(str, written.values())], check=True, timeout=200)
-    return python, written
+    return [write_plugin(kind, f"new-{kind}", folder) for kind in KINDS]
 
 
-def test_they_are_listed(installed: tuple[Path, dict[str, Path]]) -> None:
-    python, _ = installed
-    command = [python, "-m", "sgcore.cli", "plugins", "list", "--json"]
-    listed = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+@pytest.fixture(scope="module")
+def environment(written: list[Path], tmp_path_factory: pytest.TempPathFactory) -> FreshEnvironment:
+    folder = tmp_path_factory.mktemp("outside")
+    build_wheels([*NEEDED, *written], folder / "wheels")
+    made = FreshEnvironment(folder / "venv")
+    made.install(*(f"{plugin.name}[test]" for plugin in written), wheels=folder / "wheels")
+    return made
+
+
+def test_they_are_listed(environment: FreshEnvironment, tmp_path: Path) -> None:
+    listed = json.loads(environment.run("sgcore", "plugins", "list", "--json", cwd=tmp_path).stdout)
     names = {entry["name"] for entry in listed if entry["distribution"].startswith("sgcore-new-")}
-    assert names == {"NewModelForCausalLM", "new_platform", "new_attention", "new_quant"}
+    assert names == {"NewModelForCausalLM", "new_platform", "new_attention", "new_quant", "new_primitive"}
     assert all(entry["compatible"] for entry in listed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_they_pass_their_suites(installed: tuple[Path, dict[str, Path]], kind: str) -> None:
-    python, written = installed
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=written[kind], capture_output=True, text=True, timeout=280)
+def test_they_pass_their_suites(environment: FreshEnvironment, written: list[Path], tmp_path: Path) -> None:
+    for plugin in written:
+        (tmp_path / plugin.name).symlink_to(plugin / "tests")
+    command = ["python", "-m", "pytest", "-v", "-p", "no:cacheprovider", *(plugin.name for plugin in written)]
+    done = environment.run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout and "no tests ran" not in done.stdout
+    for kind in KINDS:
+        assert f"new_{kind}.py::" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig
 
 from sgcore.errors import LaunchError
+from sgcore.testing.weights import Checkpoint, WeightSourceSuite
 from sgcore.weights.dummy import DummySource
 from sgcore.weights.loader import load_weights
 from sgcore.weights.safetensors import SafetensorsSource
 
 CPU = torch.device("cpu")
+SHAPE = dict(vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
+             num_key_value_heads=2, head_dim=8)  # fmt: skip
 
 
 @pytest.fixture
@@ -46,19 +48,36 @@ def refused(source: type, path: Path) -> str:
     return f"{caught.value} {caught.value.hint}"
 
 
+class TestSafetensors(WeightSourceSuite):
+    name, source = "safetensors", SafetensorsSource
+    config = LlamaConfig(**SHAPE)
+
+    def write(self, checkpoint: Checkpoint, folder: Path) -> Path:
+        checkpoint.model.config.save_pretrained(folder)
+        if checkpoint.tokenizer is not None:
+            checkpoint.tokenizer.save_pretrained(folder)
+        self.save(checkpoint.tensors, folder)
+        return folder
+
+    def save(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        save_file(tensors, folder / "model.safetensors")
+
+
+class TestShards(TestSafetensors):
+    config = LlamaConfig(**SHAPE, tie_word_embeddings=True)
+
+    def save(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        shard(folder, tensors)
+
+
 @pytest.mark.parametrize("is_sharded", [False, True])
-def test_tensors(folder: Path, tensors: dict[str, Tensor], is_sharded: bool) -> None:
+def test_other_files_of_the_folder_are_left_alone(folder: Path, tensors: dict[str, Tensor], is_sharded: bool) -> None:
     if is_sharded:
         shard(folder, tensors)
-        save_file({"stray": torch.zeros(1)}, folder / "other.safetensors")
     else:
         save_file(tensors, folder / "model.safetensors")
-        save_file(tensors, folder / "consolidated.safetensors")
-    source = SafetensorsSource(folder)
-    loaded = dict(source.tensors())
-    assert loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
-    assert source.tensor_count() == 2
+    save_file({"stray": torch.zeros(1)}, folder / "consolidated.safetensors")
+    assert dict(SafetensorsSource(folder).tensors()).keys() == tensors.keys()
 
 
 def test_a_single_file_stands_for_its_folder(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -76,21 +95,6 @@ def test_configurations(source: Any, folder: Path, tensors: dict[str, Tensor]) -
     assert source(folder).generation_config() == {"temperature": 0.6}
 
 
-def test_tokenizer_of_the_folder(folder: Path) -> None:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"hi": 0, "?": 1}, unk_token="?")))
-    tokenizer.chat_template = "{{ messages[0].content }}"
-    tokenizer.save_pretrained(folder)
-    loaded = DummySource(folder).tokenizer()
-    assert loaded("hi").input_ids == [0]
-    assert loaded.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "x"
-
-
-def test_folder_without_tokenizer(folder: Path) -> None:
-    with pytest.raises(LaunchError, match="no tokenizer") as caught:
-        DummySource(folder).tokenizer()
-    assert "--tokenizer-path" in caught.value.hint
-
-
 def test_missing_folder_and_configuration(tmp_path: Path) -> None:
     assert "is not a folder" in refused(DummySource, tmp_path / "none")
     assert "config.json: No such file" in refused(DummySource, tmp_path)
@@ -105,14 +109,6 @@ def test_missing_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
     shard(folder, tensors)
     (folder / "model-b.safetensors").unlink()
     assert "lacks model-b.safetensors" in refused(SafetensorsSource, folder)
-
-
-@pytest.mark.parametrize("keep", [0, 7, 60, -1])
-def test_truncated_weights(folder: Path, tensors: dict[str, Tensor], keep: int) -> None:
-    file = folder / "model.safetensors"
-    save_file(tensors, file)
-    file.write_bytes(file.read_bytes()[:keep])
-    assert f"{file} is not a whole safetensors file" in refused(SafetensorsSource, folder)
 
 
 class Layers(nn.Module):

@@ -11,10 +11,10 @@ import pytest
 
 import sgcore_lang as sgl
 from sgcore.lang import Append, Assign, BeginTurn, Capture, EndTurn, Generate, Generated, Mark, Rewind, Score
-from sgcore.testing.primitives import Drive, PrimitiveConformance, usual_answer
+from sgcore.testing.primitives import Drive, PrimitiveSuite, usual_answer
 
 
-class TestGen(PrimitiveConformance):
+class TestGen(PrimitiveSuite):
     word = "gen"
     examples = (
         lambda word: word("x"),
@@ -24,17 +24,17 @@ class TestGen(PrimitiveConformance):
     )
 
 
-class TestGenInt(PrimitiveConformance):
+class TestGenInt(PrimitiveSuite):
     word = "gen_int"
     examples = (lambda word: word("x", max_tokens=4, stop="."),)
 
 
-class TestGenString(PrimitiveConformance):
+class TestGenString(PrimitiveSuite):
     word = "gen_string"
     examples = (lambda word: word("x"),)
 
 
-class TestSeparateReasoning(PrimitiveConformance):
+class TestSeparateReasoning(PrimitiveSuite):
     word = "separate_reasoning"
     examples = (
         lambda word: word(sgl.gen("x"), "qwen3"),

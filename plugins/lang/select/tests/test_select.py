@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from sgcore.lang import Capture, Score
-from sgcore.testing.primitives import Drive, PrimitiveConformance
+from sgcore.testing.primitives import Drive, PrimitiveSuite
 from sgcore_select import Select
 
 
-class TestSelect(PrimitiveConformance):
+class TestSelect(PrimitiveSuite):
     word = "select"
     examples = (
         lambda word: word("name", ["a", "b"]),

@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from sgcore.lang import Media
-from sgcore.testing.primitives import Drive, PrimitiveConformance
+from sgcore.testing.primitives import Drive, PrimitiveSuite
 from sgcore_vision import Image, Video
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
@@ -24,7 +24,7 @@ class Picture:
         file.write(PNG)
 
 
-class TestImage(PrimitiveConformance):
+class TestImage(PrimitiveSuite):
     word = "image"
     examples = (
         lambda word: word(PNG),
@@ -33,7 +33,7 @@ class TestImage(PrimitiveConformance):
     )
 
 
-class TestVideo(PrimitiveConformance):
+class TestVideo(PrimitiveSuite):
     word = "video"
     examples = (lambda word: word(MP4, 8), lambda word: word("https://example.org/a.mp4", num_frames=2))
 

@@ -1,14 +1,12 @@
 """The example's word: the suite that every word passes, and what it does."""
 
-import pytest
+from sgcore_vote import Vote
 
 from sgcore.lang import Append, Assign, Generate, Generated
-from sgcore.testing.primitives import Drive, PrimitiveConformance, usual_answer
-
-sgcore_vote = pytest.importorskip("sgcore_vote")
+from sgcore.testing.primitives import Drive, PrimitiveSuite, usual_answer
 
 
-class TestVote(PrimitiveConformance):
+class TestVote(PrimitiveSuite):
     word = "vote"
     examples = (lambda word: word("x"), lambda word: word("x", times=3, max_tokens=2))
 
@@ -19,5 +17,5 @@ def test_the_most_frequent_answer_is_kept():
             return Generated(" a", (" a", " b", " b "), {})
         return usual_answer(request)
 
-    asked = Drive(sgcore_vote.Vote("x", 3), answer).requests
+    asked = Drive(Vote("x", 3), answer).requests
     assert asked[-3:] == [Append("b"), Assign("x", "b"), Assign("x_votes", 2)]
