@@ -43,6 +43,7 @@ def inverse_frequencies(config: HfConfig, head_dim: int) -> tuple[Tensor, float]
 
     if kind not in ROPE_INIT_FUNCTIONS:
         raise LaunchError(f"rope type {kind!r} is not known; known: default, {', '.join(ROPE_INIT_FUNCTIONS)}")
-    described = PreTrainedConfig(**{**config, "head_dim": head_dim, "rope_parameters": {**rope, "rope_theta": theta}})
+    plain = {name: value for name, value in config.items() if name not in ("rope_scaling", "rope_theta")}
+    described = PreTrainedConfig(**{**plain, "head_dim": head_dim, "rope_parameters": {**rope, "rope_theta": theta}})
     inv_freq, factor = ROPE_INIT_FUNCTIONS[kind](described, torch.device("cpu"))
     return inv_freq, float(factor)

@@ -130,10 +130,6 @@ class TestLlama3(GGUFSuite):
         said = transformers.LlamaConfig(**GGUFSource(path).hf_config())
         assert {key: said.rope_parameters[key] for key in LLAMA3} == LLAMA3
 
-    @pytest.mark.xfail(strict=True, reason="sgcore.layers.rotary reads no configuration with `rope_scaling`")
-    def test_the_engine_computes_transformers_tokens(self, checkpoint: Checkpoint, path: Path) -> None:
-        super().test_the_engine_computes_transformers_tokens(checkpoint, path)
-
 
 class TestQwen2(GGUFSuite):
     config, arch = transformers.Qwen2Config(**SIZES | {"head_dim": 16}), "qwen2"
