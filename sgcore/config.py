@@ -41,6 +41,11 @@ class RuntimeOptions(Options):
     grammar_backend: str | None = Field(None, description="Backend of structured output; an installed one by default.")
     mem_fraction_static: float | None = Field(None, gt=0, le=1, description="Share of memory for weights and KV.")
     max_total_tokens: int | None = Field(None, gt=0, description="KV pool in tokens; derived from memory by default.")
+    kv_cache_dtype: str = Field(
+        "auto",
+        pattern="^(auto|fp8|fp8_e4m3)$",
+        description="auto: keys and values in the model's type; fp8: 8-bit floats.",
+    )
     page_size: int | None = Field(None, gt=0, description="Tokens a page; the attention backend's by default.")
     random_seed: int = Field(0, description="Seed of the requests that bring none, and of dummy weights.")
     run_ahead: int | None = Field(None, ge=0, le=8, description="Steps launched ahead; the platform's by default.")

@@ -223,9 +223,12 @@ class Kernels:
         return x * cos + torch.cat((-second, first), dim=-1) * sin
 
     def write_kv(self, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
-        """Store k, v (tokens, kv_heads, head_dim) at `slots` (tokens,) of pool tensors (pages, page_tokens, ...)."""
-        keys.flatten(0, 1)[slots] = k
-        values.flatten(0, 1)[slots] = v
+        """Store k, v (tokens, kv_heads, head_dim) at `slots` (tokens,) of pool tensors (pages, page_tokens, ...).
+
+        A pool of 8-bit floats takes what is beyond its range as its largest number.
+        """
+        keys.flatten(0, 1)[slots] = k.to(keys.dtype)
+        values.flatten(0, 1)[slots] = v.to(values.dtype)
 
     def rotary_write(
         self,

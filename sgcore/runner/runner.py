@@ -40,6 +40,8 @@ from sgcore.runner.work import Computed, Work
 from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan
 from sgcore.weights.loader import load_weights
 
+CACHE_DTYPES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
+"""`--kv-cache-dtype` -> torch's name."""
 INPUT_BYTES, INPUT_TOKEN_BYTES, INPUT_PAGE_BYTES = 4 << 20, 64, 16
 """Room for a step's arrays: work lists and logit edits, each token's, each page table entry's."""
 
@@ -98,14 +100,15 @@ class ModelRunner(Runner):
     def _allocate(self, total: int, report: StartReport) -> None:
         """Size the pool by what is left, allocate it, and give each attention layer its backend."""
         spec: CacheSpec = self.model.cache_spec()
-        page_bytes = spec.token_bytes(self.dtype.itemsize) * self.page_tokens
+        cache_dtype = self._cache_dtype()
+        page_bytes = spec.token_bytes(cache_dtype.itemsize) * self.page_tokens
         activations = self._activation_bytes()
         share = float(self.plan.options.get("mem_fraction_static") or self.platform.memory_share)
         free = self.platform.memory().free
         room = int(min(total * share - self._weight_bytes(), free * share)) - activations
         tokens = self._pool_tokens(max(room, 0) // page_bytes * self.page_tokens)
         self._pages = tokens // self.page_tokens + 1
-        self.pool = KVPool(spec, self._pages, self.page_tokens, self.dtype, self.device)
+        self.pool = KVPool(spec, self._pages, self.page_tokens, cache_dtype, self.device)
         attention = self.backend_type(self.pool, self.kernels)
         for module in self.model.modules():
             if isinstance(module, Attention):
@@ -115,6 +118,17 @@ class ModelRunner(Runner):
         report.add("KV cache", f"{self._pages * page_bytes / 2**20:,.0f} MiB, {tokens:,} tokens")
         report.add("activations", f"{activations / 2**20:,.0f} MiB at most")
         report.add("memory left", f"{self.platform.memory().free / 2**20:,.0f} MiB of {total / 2**20:,.0f}")
+
+    def _cache_dtype(self) -> torch.dtype:
+        """Of keys and values; raises `LaunchError` where the backend can't read it."""
+        asked = str(self.plan.options["kv_cache_dtype"])
+        if asked == "auto":
+            return self.dtype
+        if CACHE_DTYPES[asked] not in self.backend_type.cache_dtypes:
+            raise LaunchError(
+                f"the attention backend {self.plan.attention.name} reads no {asked} cache", "leave --kv-cache-dtype out"
+            )
+        return getattr(torch, CACHE_DTYPES[asked])  # type: ignore[no-any-return]
 
     def _create_state(self) -> None:
         """What a step reads and changes, sized for the most rows and the longest context."""

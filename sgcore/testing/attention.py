@@ -41,6 +41,7 @@ class AttentionCase:
         shared: Mapping[int, int] | None = None,
         size: StaticSize | None = None,
         dtype: torch.dtype = torch.float32,
+        cache_dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         page_tokens: int = 16,
         poison: float = math.nan,
@@ -51,9 +52,9 @@ class AttentionCase:
         self.lengths = np.array([*decode, *(cached + new for cached, new in chunks)])
         self.device = torch.device(device)
         self.table = self._page_table(shared or {})
-        self.pool = KVPool(
-            CacheSpec((LayerCache(self.kv_heads, head_dim),)), self.table.size + 1, page_tokens, dtype, self.device
-        )
+        self.dtype = dtype
+        spec = CacheSpec((LayerCache(self.kv_heads, head_dim),))
+        self.pool = KVPool(spec, self.table.size + 1, page_tokens, cache_dtype or dtype, self.device)
         self._fill_pool(poison)
         self._draw_tokens(len(decode), head_dim, size)
         self.batch = self._batch(len(decode), size)
@@ -67,7 +68,7 @@ class AttentionCase:
 
     def _fill_pool(self, poison: float) -> None:
         for pool in self.pool.tensors():
-            pool.fill_(poison)
+            pool.copy_(torch.tensor(poison))
             flat = pool.view(-1, *pool.shape[2:])
             for pages, length in zip(self.table, self.lengths, strict=True):
                 at = np.arange(length)
@@ -77,14 +78,14 @@ class AttentionCase:
 
     def _draw_tokens(self, decode_rows: int, head_dim: int, size: StaticSize | None) -> None:
         tokens = sum(self.news) if size is None else size.tokens
-        qkv = torch.randn(tokens, self.heads + 2 * self.kv_heads, head_dim).to(self.device, self.pool.keys[0].dtype)
+        qkv = torch.randn(tokens, self.heads + 2 * self.kv_heads, head_dim).to(self.device, self.dtype)
         self.q, self.k, self.v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], 1)
         self.starts = np.cumsum(self.news) - self.news
         if size is not None:
             self.starts[decode_rows:] += size.decode_rows - decode_rows
         for row, (begin, new) in enumerate(zip(self.starts, self.news, strict=True)):
             here = slice(begin, begin + new)
-            self.k[here], self.v[here] = (x[-new:] for x in self._row(row))
+            self.k[here], self.v[here] = (x[-new:].to(self.dtype) for x in self._row(row))
 
     def _batch(self, decode_rows: int, size: StaticSize | None) -> ForwardBatch:
         # Rows stand anywhere in the runner's state.
@@ -163,6 +164,8 @@ class AttentionSuite:
     page_sizes: ClassVar[tuple[int, ...]] = (16,)
     poison: ClassVar[float] = math.nan
     """What stands in the pool where nobody wrote; at least 1e9 for a backend that reads it and weighs it with zero."""
+    cache_poison: ClassVar[float | None] = None
+    """The same for keys and values of other types, where it differs."""
     is_static: ClassVar[bool] = False
     """Whether it plans batches of a fixed size, which a graph replays."""
 
@@ -217,6 +220,16 @@ class AttentionSuite:
 
     def test_many_rows_share_a_prefix(self) -> None:
         self.check(self.case([257] * 35, heads=(2, 1), shared=dict.fromkeys(range(1, 35), PREFIX)))
+
+    def test_keys_and_values_of_other_types(self, dtype: torch.dtype) -> None:
+        if not self.backend.cache_dtypes:
+            pytest.skip("the backend reads the model's own type only")
+        for name in self.backend.cache_dtypes:
+            shared = {1: PREFIX, 2: PREFIX}
+            poison = self.poison if self.cache_poison is None else self.cache_poison
+            types = {"dtype": dtype, "cache_dtype": getattr(torch, name), "head_dim": 64, "poison": poison}
+            for window in (None, 40):
+                self.check(self.case([300, 270, 280, 5], [(33, 40), (0, 20)], shared=shared, **types), window)
 
     @pytest.mark.parametrize("shared", [None, {1: PREFIX, 2: PREFIX}])
     def test_a_static_batch(self, shared: dict[int, int] | None) -> None:

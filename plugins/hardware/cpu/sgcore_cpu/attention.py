@@ -100,6 +100,8 @@ class Prepared:
 class TorchNativeAttention(AttentionBackend):
     """The backend `torch_native`."""
 
+    cache_dtypes = ("float8_e4m3fn",)
+
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels
 
@@ -149,11 +151,13 @@ class TorchNativeAttention(AttentionBackend):
         kv_heads = keys.shape[2]
         view = group.view(self.pool.page_tokens, kv_heads, window)
         grouped = q.unflatten(1, (kv_heads, -1))
-        own, own_weight = _attend(grouped, _gather(keys, view.own), _gather(values, view.own), scale, view.mask)
+        k, v = _gather(keys, view.own, q.dtype), _gather(values, view.own, q.dtype)
+        own, own_weight = _attend(grouped, k, v, scale, view.mask)
         if view.prefix is None:
             return own.flatten(1, 2)
         together = grouped.transpose(0, 1).reshape(1, kv_heads, -1, q.shape[2])
-        shared, weight = _attend(together, _gather(keys, view.prefix), _gather(values, view.prefix), scale)
+        k, v = _gather(keys, view.prefix, q.dtype), _gather(values, view.prefix, q.dtype)
+        shared, weight = _attend(together, k, v, scale)
         shared, weight = (
             x.reshape(kv_heads, len(q), *own.shape[2 : x.dim()]).transpose(0, 1) for x in (shared, weight)
         )
@@ -172,7 +176,7 @@ class TorchNativeAttention(AttentionBackend):
         window: int | None,
     ) -> Tensor:
         if not chunk.is_whole:
-            k, v = (pool[chunk.pages].flatten(0, 1)[: chunk.length] for pool in (keys, values))
+            k, v = (pool[chunk.pages].flatten(0, 1)[: chunk.length].to(q.dtype) for pool in (keys, values))
         tokens, out = len(q), torch.empty_like(q)
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
         for begin in range(0, tokens, QUERY_TOKENS):
@@ -215,8 +219,8 @@ def _places(table: Tensor, page_tokens: int, kv_heads: int) -> Tensor:
     return slots[:, None, :] * kv_heads + torch.arange(kv_heads)[:, None]
 
 
-def _gather(pool: Tensor, places: Tensor) -> Tensor:
-    vectors = pool.view(-1, pool.shape[3]).index_select(0, places.flatten())
+def _gather(pool: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
+    vectors = pool.view(-1, pool.shape[3]).index_select(0, places.flatten()).to(dtype)
     return vectors.view(*places.shape, pool.shape[3])
 
 

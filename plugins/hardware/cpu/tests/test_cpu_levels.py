@@ -31,6 +31,7 @@ class TestKernels(AtEachLevel, KernelSuite):
 
 class TestAttention(AtEachLevel, AttentionSuite):
     backend = NativeAttention
+    cache_poison = 1e9
     dtypes = TYPES
     page_sizes = (16, 4)
 

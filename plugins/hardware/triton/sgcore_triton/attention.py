@@ -106,6 +106,7 @@ class TritonAttention(AttentionBackend):
     layout = PageLayout(16)
     dense_tokens: ClassVar[int | None] = None
     """Whole chunks of at least so many tokens go to `attend_dense`; None: never."""
+    cache_dtypes = ("float8_e4m3fn",)
 
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels

@@ -42,7 +42,7 @@ def attend_step(
     place = page.to(tl.int64) * stride_page + (at % PAGE) * stride_token
     # Whatever stands behind the last key may be NaN: it has to be masked on its way in, not only in the scores.
     k = tl.load(k_ptr + place[None, :] + d[:, None], mask=is_read[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
-    scores = soft_capped(tl.dot(q, k, input_precision="ieee") * scale, SOFTCAP)
+    scores = soft_capped(tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale, SOFTCAP)
     is_seen = is_read[None, :]
     if HIDES:
         is_seen = is_seen & (at[None, :] >= oldest[:, None])
@@ -56,7 +56,7 @@ def attend_step(
     decay = tl.exp2(best - base)
     v = tl.load(v_ptr + place[:, None] + d[None, :], mask=is_read[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
     total = total * decay + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision="ieee")
+    acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * decay[:, None], input_precision="ieee")
     return acc, new_best, total
 
 

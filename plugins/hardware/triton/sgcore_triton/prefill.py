@@ -34,7 +34,7 @@ def prefill_steps(
             k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
         else:
             k = tl.load(k_at)
-        scores = tl.dot(q, k, input_precision="ieee")
+        scores = tl.dot(q, k.to(q.dtype), input_precision="ieee")
         if SOFTCAP > 0:
             scores = soft_capped(scores * scale, SOFTCAP) / scale
         if MASKED:
@@ -56,7 +56,7 @@ def prefill_steps(
             v = tl.load(v_at, mask=(d < HEAD_DIM)[None, :], other=0.0)
         else:
             v = tl.load(v_at)
-        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+        acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc, input_precision="ieee")
         best = new_best
     return acc, best, total
 

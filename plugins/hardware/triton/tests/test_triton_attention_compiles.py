@@ -16,7 +16,9 @@ DECODE = COMMON | {"CARRIES": True, "BLOCK_M": 16, "BLOCK_S": 16}
 SHARED = COMMON | {"SUBTILES": 2, "BLOCK_M": 64, "WINDOW": 100, "SOFTCAP": 30.0}
 PREFILL = COMMON | {"SUBTILES": 4, "BLOCK_M": 128}
 FLOAT32 = ("partial_ptr", "lse_ptr")
-MODEL = ("q_ptr", "k_ptr", "v_ptr", "out_ptr")
+MODEL = ("q_ptr", "out_ptr")
+WITH_FLOAT8 = ("sm_90", "sm_100", "gfx950")
+"""Devices that read E4M3 numbers."""
 
 
 def compile_all(target: str) -> None:
@@ -32,12 +34,15 @@ def compile_all(target: str) -> None:
         (prefill_kernel, PREFILL | {"WINDOW": 100}, 8),
     ):
         names = [name for name in kernel.arg_names if name not in constants]
-        types = {name: _type(name) for name in names}
-        assert compile_for(target, kernel, types, constants, num_warps=warps).asm
+        for cache in ("*bf16", "*fp8e4nv") if target in WITH_FLOAT8 else ("*bf16",):
+            types = {name: _type(name, cache) for name in names}
+            assert compile_for(target, kernel, types, constants, num_warps=warps).asm
     print("compiled")
 
 
-def _type(name: str) -> str:
+def _type(name: str, cache: str) -> str:
+    if name in ("k_ptr", "v_ptr"):
+        return cache
     if name == "scale":
         return "fp32"
     if not name.endswith("_ptr"):
