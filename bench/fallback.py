@@ -24,6 +24,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                  num_key_value_heads=4),
     "sample": dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
                    num_attention_heads=9, num_key_value_heads=3),
+    "1b": dict(vocab_size=32000, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+               num_attention_heads=32, num_key_value_heads=8),
 }  # fmt: skip
 IMPLEMENTATIONS = {"native": None, "fallback": "transformers"}
 PROMPT, DECODE_PROMPT, DECODE = 512, 64, 32
@@ -59,10 +61,10 @@ def measured(engine: Engine, seed: int) -> tuple[dict[str, float], Any]:
     return times, all_tokens
 
 
-def compare(folder: Path, passes: int, threads: int | None) -> list[dict[str, Any]]:
+def compare(folder: Path, passes: int, threads: int | None, dtype: str) -> list[dict[str, Any]]:
     """A row a workload: the best milliseconds of both, and how fast the fallback is of native."""
     best: dict[str, dict[str, float]] = {name: {} for name in IMPLEMENTATIONS}
-    own = {"skip_tokenizer_init": True, "dtype": "float32", "max_total_tokens": 8192, "max_running_requests": 16}
+    own = {"skip_tokenizer_init": True, "dtype": dtype, "max_total_tokens": 8192, "max_running_requests": 16}
     engines = {
         name: Engine(model_path=str(folder), model_impl=impl, threads=threads, **own)
         for name, impl in IMPLEMENTATIONS.items()
@@ -94,10 +96,11 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--passes", type=int, default=4)
     parser.add_argument("--threads", type=int, help="one is steadier where others use the machine")
+    parser.add_argument("--dtype", default="float32")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, OtherWork():
         write_checkpoint(LlamaConfig(**SHAPES[asked.shape], max_position_embeddings=2048), Path(folder), std=0.05)
-        rows = compare(Path(folder), asked.passes, asked.threads)
+        rows = compare(Path(folder), asked.passes, asked.threads, asked.dtype)
     report("fallback", {f"Shape {asked.shape}": rows}, asked.output)
     return 0
 
