@@ -69,6 +69,24 @@ class PlatformSuite:
         replay()
         assert out.tolist() == [10.0] * 4
 
+    def test_a_capture_that_fails_does_no_harm(self, opened: Platform) -> None:
+        if not self.platform.can_capture:
+            pytest.skip("the platform captures nothing")
+        x = torch.ones(1 << 20, device=opened.initialise(0))
+
+        def waits() -> None:
+            (x * 2).sum().item()
+
+        def breaks() -> None:
+            x.mul(2)
+            raise RuntimeError("broken")
+
+        for work in (waits, breaks):
+            with pytest.raises(RuntimeError):
+                opened.capture(work)
+            assert float((x * 3).sum()) == 3 * x.numel()
+            self.test_a_capture_computes_with_new_inputs(opened)
+
     def test_hooks_are_light(self) -> None:
         if self.hooks is None:
             pytest.skip("the plugin has no hooks module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -49,6 +50,16 @@ class CudaPlatform(Platform):
             graph.capture_begin(pool=self._graph_memory, capture_error_mode="thread_local")
             try:
                 work()
-            finally:
                 graph.capture_end()
+            except BaseException:
+                self._give_up(graph)
+                raise
         return graph.replay
+
+    def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture that failed; what it has allocated stays with its own stream and memory."""
+        with suppress(RuntimeError):
+            graph.capture_end()
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._graph_memory)
+        self._capture_stream, self._graph_memory = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
