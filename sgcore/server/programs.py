@@ -39,6 +39,7 @@ class ReleaseRequest(msgspec.Struct, kw_only=True):
 
     id: str
     cache_salt: str | None = None
+    extra_key: str | None = None
 
 
 RELEASE = msgspec.json.Decoder(ReleaseRequest)
@@ -118,5 +119,5 @@ async def release_group(request: Request) -> Response:
     body = await read(request, RELEASE, service.options.max_body_bytes)
     if not 0 < len(body.id) <= MAX_GROUP_CHARS:
         raise RequestError(f"id must be 1 to {MAX_GROUP_CHARS} characters", param="id")
-    service.frontend.unpin(body.id, body.cache_salt or "")
+    service.frontend.unpin(body.id, body.cache_salt or body.extra_key or "")
     return json_response({})

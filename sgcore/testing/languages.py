@@ -14,7 +14,7 @@ from sgcore.api import Constraint, Grammar, Matcher
 from sgcore.errors import ConstraintError
 from sgcore.testing.checkpoints import train_tokenizer
 
-SPECIAL = ("<end>", "<tool>")
+SPECIAL = ("<end>", "<tool>", "[call]", "[/call]")
 END, TOKENS, VOCABULARY = 0, 290, 301
 """The last word of a mask has bits that stand for no token, and some tokens of the model stand for no text."""
 OBJECT = {

@@ -86,10 +86,11 @@ def _tag_rules(name: str, structure: Structure, triggers: list[str], tokenizer: 
     if trigger is None:
         raise ConstraintError(f"structural_tag: no trigger begins {structure.begin!r}")
     style = {"x-guidance": JSON_STYLE} | (structure.schema if isinstance(structure.schema, dict) else {})
-    parts = [_quoted(structure.begin[len(trigger) :]), f"%json {json.dumps(style)}", _quoted(structure.end)]
+    end = _special(structure.end, tokenizer) or _quoted(structure.end)
+    parts = [_quoted(structure.begin[len(trigger) :]), f"%json {json.dumps(style)}", end]
     body = " ".join(part for part in parts if part)
-    if _is_special(trigger, tokenizer):
-        return f"{name}: TEXT {trigger} {body}"
+    if special := _special(trigger, tokenizer):
+        return f"{name}: TEXT {special} {body}"
     return f"{name}_head[lazy]: TEXT {_quoted(trigger)}\n{name}: {name}_head {body}"
 
 
@@ -97,7 +98,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text) if text else ""
 
 
-def _is_special(text: str, tokenizer: LLTokenizer) -> bool:
-    """Whether a text is one special token, which a grammar writes without quotes."""
-    tokens = tokenizer.tokenize_str(text, parse_special=True)
-    return len(tokens) == 1 and bool(tokenizer.is_special_token(tokens[0])) and text[0] + text[-1] == "<>"
+def _special(text: str, tokenizer: LLTokenizer) -> str:
+    """A special token as a grammar writes it; empty for other texts."""
+    tokens = tokenizer.tokenize_str(text, parse_special=True) if text else []
+    return f"<[{tokens[0]}]>" if len(tokens) == 1 and tokenizer.is_special_token(tokens[0]) else ""

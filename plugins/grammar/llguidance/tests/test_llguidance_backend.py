@@ -14,6 +14,7 @@ from sgcore.testing.languages import OBJECT, Language, at
 from sgcore_llguidance.backend import LLGuidanceBackend
 
 SPECIAL_TAG = {"structures": [{"begin": "<tool>x:", "schema": {"const": 1}, "end": "</f>"}], "triggers": ["<tool>"]}
+OTHER_TAG = {"structures": [{"begin": "[call]", "schema": {"const": 1}, "end": "[/call]"}], "triggers": ["[call]"]}
 TWO_TAGS = ("free", "free <tool>x:1</f> and free", "<tool>x:1</f><tool>x:1</f>")
 BAD: list[tuple[str, Any, str]] = [
     ("json_schema", {"type": "array", "uniqueItems": True}, "uniqueItems"),
@@ -37,6 +38,7 @@ class TestLLGuidance(GrammarSuite):
         Language("ebnf", 'start: "a" N\nN: /[0-9]+/', ("a1", "a123"), ("a", "b1")),
         Language("json_schema", {"type": "array", "items": {"type": "integer"}}, ("[1, 2]", "[]"), ("[1,2]", "[ ]")),
         Language("structural_tag", SPECIAL_TAG, TWO_TAGS, ("free <tool>y", "free <tool>x:2</f>")),
+        Language("structural_tag", OTHER_TAG, ("free", "[call]1[/call] free"), ("[call]2[/call]",)),
     )
 
     def test_what_every_object_begins_with_is_forced(self, opened: LLGuidanceBackend, tokenizer: Any) -> None:
