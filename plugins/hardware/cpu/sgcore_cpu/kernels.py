@@ -68,6 +68,9 @@ class CpuKernels(Kernels):
     def pack_groups(self, numbers: Tensor) -> Tensor:
         return super().pack_groups(numbers) if self.library is None else numbers.contiguous()
 
+    def multiplies_packed(self, zeros: Tensor | None) -> bool:
+        return self.library is not None
+
     def linear_int(
         self,
         x: Tensor,

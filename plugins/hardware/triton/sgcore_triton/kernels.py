@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sgcore.kernels import Block, Kernels
@@ -40,6 +41,9 @@ class TritonKernels(Kernels):
             return float8.linear(x, weight, scale, bias, block, input_scale)
         return super().linear_fp8(x, weight, scale, bias, block, input_scale)
 
+    def multiplies_packed(self, zeros: Tensor | None) -> bool:
+        return zeros is None or zeros.dtype == torch.uint8
+
     def linear_int(
         self,
         x: Tensor,
@@ -49,7 +53,7 @@ class TritonKernels(Kernels):
         bits: int,
         bias: Tensor | None = None,
     ) -> Tensor:
-        if not integers.takes(x, scales):
+        if not (integers.takes(x, scales) and self.multiplies_packed(zeros)):
             return super().linear_int(x, weight, scales, zeros, bits, bias)
         if x.shape[0] <= integers.MOST_TOKENS:
             return integers.linear(x, weight, scales, zeros, bits, bias)
