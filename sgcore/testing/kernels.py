@@ -197,6 +197,16 @@ class KernelSuite:
                 its.float() * expand(scales, 1, columns, its.shape), rtol=0.13, atol=float(scales.max()) * 2,
             )  # fmt: skip
 
+    @pytest.mark.parametrize("tokens", [1, 19])
+    @pytest.mark.parametrize("bits, groups", [(4, 24), (8, 6)])
+    def test_integers_whose_zero_is_none(self, dtype: torch.dtype, tokens: int, bits: int, groups: int) -> None:
+        size, rows = 768, 40
+        x = random(tokens, size, dtype=dtype)
+        weight = self.kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
+        scales = (torch.rand(rows, groups) + 0.1) / (1 << bits) / size**0.5 * 4
+        zeros = (torch.rand(rows, groups) * 3 - 1) * (1 << bits)
+        self.compare_integers("linear_int", x, weight, scales, zeros, bits)
+
     def test_a_quantised_row_does_not_depend_on_its_neighbours(self, dtype: torch.dtype) -> None:
         x, weight = random(2, 128, dtype=dtype), torch.randint(0, 256, (24, 64), dtype=torch.uint8)
         other = torch.stack((x[0], random(128, dtype=dtype)))

@@ -28,11 +28,12 @@ def load_weights(
     seed: int = 0,
     report: Progress | None = None,
     scheme: QuantScheme | None = None,
+    is_stored: bool = False,
 ) -> None:
     """Fill every parameter of `model`, which is on `device`; raises `LaunchError` for a tensor too many, few or wrong.
 
     A random source's values come from `seed`, in `dtype`. Without `report`, a terminal shows a bar. `scheme` may leave
-    tensors of its format out.
+    tensors of its format out. `is_stored`: `source` gives the tensors of its own quantization.
     """
     assert isinstance(model, nn.Module)
     if getattr(source, "is_random", False):
@@ -40,7 +41,8 @@ def load_weights(
     target = _Target(model, scheme)
     with _bar() if report is None else _given(report) as progress:
         total = source.tensor_count()
-        for done, (name, tensor) in enumerate(source.tensors(), start=1):
+        tensors = source.stored_tensors() if is_stored else source.tensors()
+        for done, (name, tensor) in enumerate(tensors, start=1):
             target.put(name, tensor)
             progress(done, total)
     target.check()

@@ -54,6 +54,7 @@ class CpuKernels(Kernels):
         return F.linear(x, weight, bias)
 
     def _linear_panels(self, library: Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert x.dtype == torch.float32
         tokens, size = x.shape
         rows = len(weight) * PANEL
         if x.stride(1) != 1:
@@ -71,6 +72,9 @@ class CpuKernels(Kernels):
             return scales, zeros
         return scales.contiguous(), None if zeros is None else zeros.contiguous()
 
+    def multiplies_packed(self, zeros: Tensor | None) -> bool:
+        return self.library is not None
+
     def linear_int(
         self,
         x: Tensor,
@@ -85,13 +89,18 @@ class CpuKernels(Kernels):
         return super().linear_int(x, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        if self.library is not None and _has_rows(x):
+        if self.library is not None and _has_rows(x) and weight.dtype == x.dtype:
             return self._norm(self.library, x, None, weight, eps)[0]
         is_wide = x.dtype == torch.float32
         return F.rms_norm(x, weight.shape, weight, eps) if is_wide else super().rms_norm(x, weight, eps)
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        if self.library is not None and _has_rows(x) and _has_rows(residual):
+        if (
+            self.library is not None
+            and _has_rows(x)
+            and _has_rows(residual)
+            and x.dtype == weight.dtype == residual.dtype
+        ):
             return self._norm(self.library, x, residual, weight, eps)
         return super().add_rms_norm(x, residual, weight, eps)
 

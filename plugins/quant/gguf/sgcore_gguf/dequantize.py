@@ -37,10 +37,14 @@ def check_type(path: Path, info: TensorInfo) -> None:
         )
 
 
+def raw_bytes(path: Path, info: TensorInfo) -> NDArray[Any]:
+    """The tensor's part of the file. Copy-on-write: torch wants writable memory, and the file stays as it is."""
+    return np.memmap(path, mode="c", offset=info.offset, shape=(info.size_bytes,), dtype=np.uint8).view(np.ndarray)
+
+
 def read_array(path: Path, info: TensorInfo) -> NDArray[Any]:
     """float32, or the type of an unquantised tensor; rows as in the file. Memory: the result and a few chunks."""
-    # Copy-on-write: torch wants writable memory, and the file stays as it is.
-    raw = np.memmap(path, mode="c", offset=info.offset, shape=(info.size_bytes,), dtype=np.uint8).view(np.ndarray)
+    raw = raw_bytes(path, info)
     if info.kind in PLAIN:
         return raw.view(PLAIN[info.kind]).reshape(info.shape)
     rows = raw.reshape(prod(info.shape[:-1]), -1)

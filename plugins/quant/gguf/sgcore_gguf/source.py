@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,8 +11,9 @@ from gguf.constants import GGMLQuantizationType
 from sgcore.api import WeightSource
 from sgcore_gguf import configuration
 from sgcore_gguf.architectures import architecture, hf_name
-from sgcore_gguf.dequantize import check_type, read_array
+from sgcore_gguf.dequantize import check_type, raw_bytes, read_array
 from sgcore_gguf.header import TensorInfo, read_header
+from sgcore_gguf.packed import packed_layers, packed_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,27 +46,43 @@ class GGUFSource(WeightSource):
 
         return build_tokenizer(self.header.metadata, self.hf_config()["max_position_embeddings"])
 
+    def quantization_config(self) -> dict[str, Any]:
+        layers = packed_layers(self.header)
+        embedding = self.header.tensors["token_embd.weight"].kind.name
+        return {"quant_method": "gguf", "layers": layers, "embedding": embedding} if layers else {}
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return self._tensors(frozenset())
+
+    def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return self._tensors(packed_layers(self.header))
+
+    def _tensors(self, packed: Container[str]) -> Iterator[tuple[str, Tensor]]:
+        """Those of `packed` layers as `packed_tensors` says, the others wide."""
         config = self.hf_config()
         heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
         for info in self.header.tensors.values():
             name = hf_name(info.name)
             if name is None:
                 continue
-            tensor = self._read(info)
+            layer, _, kind = name.rpartition(".")
             part = info.name.split(".")[-2]
-            if self.architecture.permutes_qk and part in heads:
-                tensor = permute_back(tensor, heads[part])
-            yield name, tensor
+            for field, tensor in self._read(info, layer in packed and kind == "weight").items():
+                is_permuted = self.architecture.permutes_qk and part in heads
+                yield f"{layer}.{field or kind}", permute_back(tensor, heads[part]) if is_permuted else tensor
 
     def tensor_count(self) -> int:
         return sum(hf_name(name) is not None for name in self.header.tensors)
 
-    def _read(self, info: TensorInfo) -> Tensor:
+    def _read(self, info: TensorInfo, is_packed: bool) -> dict[str, Tensor]:
+        """By the names of a packed layer's tensors; one that is wide has no other name than the file's."""
         import torch
 
+        if is_packed:
+            fields = packed_tensors(raw_bytes(self.path, info), info)
+            return {field: torch.from_numpy(array) for field, array in fields.items()}
         tensor = torch.from_numpy(read_array(self.path, info))
-        return tensor.view(torch.bfloat16) if info.kind == GGMLQuantizationType.BF16 else tensor
+        return {"": tensor.view(torch.bfloat16) if info.kind == GGMLQuantizationType.BF16 else tensor}
 
 
 def permute_back(tensor: Tensor, heads: int) -> Tensor:

@@ -86,8 +86,9 @@ struct Weight {
     const void *scales;
     int64_t scale_row, scale_group;
     int scale_type;
-    const uint8_t *zeros;  // Null: the middle of the range.
+    const void *zeros;  // Null: the middle of the range.
     int64_t zero_row, zero_group;
+    int zeros_are_floats;  // float32, of any value; else uint8.
     int64_t group;
 
     const uint8_t *at(int64_t row) const { return packed + (row < rows ? row : rows - 1) * row_bytes; }
@@ -102,7 +103,8 @@ constexpr int64_t GROUPS = 32;  // Whose scales and zeros are read together.
 // Of GROUPS groups of ROWS rows; rows that there aren't are the last one.
 template <int ROWS> struct GroupNumbers {
     float scales[GROUPS][ROWS];
-    int16_t zeros[GROUPS][ROWS];
+    int16_t zeros[GROUPS][ROWS];    // Subtracted from the integers.
+    float offsets[GROUPS][ROWS];    // Scale times zero, where zeros are no integers.
 
     template <class S> SGCORE_INLINE void read_scales(const Weight &w, const S *from, int64_t row, int64_t first, int64_t count) {
         for (int r = 0; r < ROWS; ++r) {
@@ -116,8 +118,14 @@ template <int ROWS> struct GroupNumbers {
         if (w.scale_type == FLOAT16) read_scales(w, static_cast<const uint16_t *>(w.scales), row, first, count);
         if (w.scale_type == BFLOAT16) read_scales(w, static_cast<const BFloat16 *>(w.scales), row, first, count);
         for (int r = 0; r < ROWS; ++r) {
-            const uint8_t *at = w.zeros + (row + r < w.rows ? row + r : w.rows - 1) * w.zero_row + first * w.zero_group;
-            for (int64_t g = 0; g < count; ++g) zeros[g][r] = w.zeros == nullptr ? 1 << (BITS - 1) : at[g * w.zero_group];
+            int64_t at = (row + r < w.rows ? row + r : w.rows - 1) * w.zero_row + first * w.zero_group;
+            for (int64_t g = 0; g < count; ++g, at += w.zero_group) {
+                zeros[g][r] = w.zeros == nullptr ? 1 << (BITS - 1) : 0;
+                if (w.zeros_are_floats)
+                    offsets[g][r] = scales[g][r] * static_cast<const float *>(w.zeros)[at];
+                else if (w.zeros != nullptr)
+                    zeros[g][r] = static_cast<const uint8_t *>(w.zeros)[at];
+            }
         }
     }
 };
@@ -137,6 +145,7 @@ SGCORE_INLINE void for_groups(const Weight &w, int64_t row, GroupNumbers<ROWS> &
 struct Numbers {
     int16_t *numbers;  // (tokens, in)
     float *rates;      // (segments, tokens)
+    float *sums;       // (segments, tokens): of x.
     int64_t tokens, in, segment;
 };
 
@@ -148,12 +157,14 @@ SGCORE_INLINE void to_shorts(const float *x, float scale, int16_t *to) {
     std::memcpy(to, &result, sizeof result);
 }
 
-template <class T> void quantize_segment(const T *x, int64_t size, float *rate, int16_t *numbers) {
-    Floats peak{};
+template <class T> void quantize_segment(const T *x, int64_t size, float *rate, float *total, int16_t *numbers) {
+    Floats peak{}, all{};
     for (int64_t i = 0; i < size; i += WIDTH) {
         Floats a = load(x + i);
         peak = larger(peak, larger(a, -a));
+        all += a;
     }
+    *total = sum(all);
     float largest = most(peak);
     *rate = largest / LARGEST;
     float scale = largest > 0 ? LARGEST / largest : 0.0f;
@@ -172,7 +183,7 @@ template <class T> void quantize(const T *x, int64_t x_row, const Numbers &n, in
             for (int64_t s = 0; s < segments; ++s) {
                 int64_t at = s * n.segment;
                 quantize_segment(x + token * x_row + at, n.segment, n.rates + s * n.tokens + token,
-                                 n.numbers + token * n.in + at);
+                                 n.sums + s * n.tokens + token, n.numbers + token * n.in + at);
             }
     });
 }
@@ -192,16 +203,17 @@ template <int BITS, int ROWS, int TOKENS, class T>
 void multiply_few(const Weight &w, const Numbers &x, int64_t row, const Result<T> &result) {
     constexpr int64_t BYTES = BLOCK * BITS / 8;
     Floats totals[ROWS][TOKENS] = {};
+    float offsets[ROWS][TOKENS] = {};
     int64_t segments = w.group / x.segment, blocks = x.segment / BLOCK;
     const uint8_t *packed[ROWS];
     for (int r = 0; r < ROWS; ++r) packed[r] = w.at(row + r);
     const int16_t *numbers = x.numbers;
-    const float *rates = x.rates;
+    const float *rates = x.rates, *x_sums = x.sums;
     GroupNumbers<ROWS> read;
     for_groups<BITS>(w, row, read, [&](int64_t, int64_t place) {
         Shorts zeros[ROWS];
         for (int r = 0; r < ROWS; ++r) zeros[r] = read.zeros[place][r] - Shorts{};
-        for (int64_t s = 0; s < segments; ++s, rates += x.tokens) {
+        for (int64_t s = 0; s < segments; ++s, rates += x.tokens, x_sums += x.tokens) {
             Ints sums[ROWS][TOKENS] = {};
             for (int64_t block = 0; block < blocks; ++block, numbers += BLOCK) {
                 Shorts inputs[TOKENS][PARTS];
@@ -219,10 +231,13 @@ void multiply_few(const Weight &w, const Numbers &x, int64_t row, const Result<T
             for (int r = 0; r < ROWS; ++r)
                 for (int t = 0; t < TOKENS; ++t)
                     totals[r][t] += __builtin_convertvector(sums[r][t], Floats) * (read.scales[place][r] * rates[t]);
+            if (w.zeros_are_floats)
+                for (int r = 0; r < ROWS; ++r)
+                    for (int t = 0; t < TOKENS; ++t) offsets[r][t] += read.offsets[place][r] * x_sums[t];
         }
     });
     for (int r = 0; r < ROWS; ++r)
-        for (int t = 0; t < TOKENS; ++t) result.put(t, row + r, sum(totals[r][t]));
+        for (int t = 0; t < TOKENS; ++t) result.put(t, row + r, sum(totals[r][t]) - offsets[r][t]);
 }
 
 template <int BITS, int TOKENS, class T>
@@ -241,10 +256,11 @@ void few_tokens(const Weight &w, const Numbers &x, const Result<T> &result, int6
     });
 }
 
-// WIDTH rows of a weight, unpacked: pairs of features (in / 2, WIDTH, 2), and scales (segments, WIDTH).
+// WIDTH rows of a weight, unpacked: pairs of features (in / 2, WIDTH, 2), scales and offsets (segments, WIDTH).
 struct UnpackedRows {
     int16_t *pairs;
-    float *scales;
+    float *scales, *offsets;
+    bool has_offsets;
 };
 
 template <int BITS> void unpack_rows(const Weight &w, int64_t row, int64_t segment, UnpackedRows to) {
@@ -253,7 +269,10 @@ template <int BITS> void unpack_rows(const Weight &w, int64_t row, int64_t segme
     GroupNumbers<WIDTH> read;
     int64_t at = 0;
     for_groups<BITS>(w, row, read, [&](int64_t, int64_t place) {
-        for (int64_t s = 0; s < w.group / segment; ++s, to.scales += WIDTH) store(to.scales, load(read.scales[place]));
+        for (int64_t s = 0; s < w.group / segment; ++s, to.scales += WIDTH, to.offsets += WIDTH) {
+            store(to.scales, load(read.scales[place]));
+            if (w.zeros_are_floats) store(to.offsets, load(read.offsets[place]));
+        }
         for (int64_t i = 0; i < w.group; i += BLOCK, at += BLOCK * BITS / 8, to.pairs += BLOCK * WIDTH) {
             Shorts block[PARTS][WIDTH];
             for (int r = 0; r < WIDTH; ++r) {
@@ -288,6 +307,9 @@ void multiply_unpacked(const UnpackedRows *w, const Numbers &x, int64_t token, i
             Floats scales = load(w[v].scales + s * WIDTH);
             for (int t = 0; t < TOKENS; ++t)
                 totals[t][v] += __builtin_convertvector(sums[t][v], Floats) * (scales * x.rates[s * x.tokens + token + t]);
+            if (!w[v].has_offsets) continue;
+            Floats offsets = load(w[v].offsets + s * WIDTH);
+            for (int t = 0; t < TOKENS; ++t) totals[t][v] -= offsets * x.sums[s * x.tokens + token + t];
         }
     }
     for (int t = 0; t < TOKENS; ++t)
@@ -312,8 +334,9 @@ void many_tokens(const Weight &w, const Numbers &x, const Result<T> &result, cha
     in_parallel(threads, [&](int thread, int team) {
         UnpackedRows unpacked[VECTORS];
         for (int v = 0; v < VECTORS; ++v) {
-            char *at = scratch + (thread * VECTORS + v) * (pair_bytes + scale_bytes);
-            unpacked[v] = {reinterpret_cast<int16_t *>(at), reinterpret_cast<float *>(at + pair_bytes)};
+            char *at = scratch + (thread * VECTORS + v) * (pair_bytes + 2 * scale_bytes);
+            float *scales = reinterpret_cast<float *>(at + pair_bytes);
+            unpacked[v] = {reinterpret_cast<int16_t *>(at), scales, scales + scale_bytes / 4, w.zeros_are_floats != 0};
         }
         Share mine = share(panels, thread, team);
         for (int64_t panel = mine.begin; panel < mine.end; ++panel) {
