@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
-from gguf import GGMLQuantizationType
-from torch import Tensor
 
 from sgcore import Engine
 from sgcore.testing.weights import Checkpoint, WeightSourceSuite
@@ -26,48 +23,6 @@ LLAMA3 = dict(
     rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
     original_max_position_embeddings=8192,
 )  # fmt: skip
-GGUF_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def numbers(arch: str, config: Any) -> dict[str, Any]:
-    """A transformers configuration as GGUF's metadata."""
-    return {
-        f"{arch}.embedding_length": config.hidden_size,
-        f"{arch}.block_count": config.num_hidden_layers,
-        f"{arch}.feed_forward_length": config.intermediate_size,
-        f"{arch}.context_length": config.max_position_embeddings,
-        f"{arch}.attention.head_count": config.num_attention_heads,
-        f"{arch}.attention.head_count_kv": config.num_key_value_heads,
-        f"{arch}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        f"{arch}.rope.freq_base": float(config.rope_parameters["rope_theta"]),
-    }
-
-
-def gguf_name(name: str) -> str:
-    stem, _, kind = name.rpartition(".")
-    layer, _, part = stem.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{GGUF_NAMES[part]}.{kind}" if layer.isdecimal() else f"{GGUF_NAMES[stem]}.{kind}"
-
-
-def permute(weight: Tensor, heads: int) -> Tensor:
-    """`LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py."""
-    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
-    return halves.swapaxes(1, 2).reshape(weight.shape).contiguous()
 
 
 def words(tokenizer: Any) -> dict[str, Any]:
@@ -92,23 +47,14 @@ class GGUFSuite(WeightSourceSuite):
     more: dict[str, np.ndarray] = {}
 
     @pytest.fixture(autouse=True)
-    def writer(self, write_gguf: Callable[..., Path]) -> None:
-        self.write_gguf = write_gguf
+    def writer(self, write_gguf: Callable[..., Path], numbers: Any, gguf_tensors: Any) -> None:
+        self.write_gguf, self.numbers, self.gguf_tensors = write_gguf, numbers, gguf_tensors
 
     def write(self, checkpoint: Checkpoint, folder: Path) -> Path:
-        metadata = numbers(self.arch, checkpoint.model.config)
+        metadata = self.numbers(self.arch, checkpoint.model.config)
         metadata |= {} if checkpoint.tokenizer is None else words(checkpoint.tokenizer)
-        return self.write_gguf(self.arch, metadata, dict(self.converted(checkpoint)) | self.more, folder)
-
-    def converted(self, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
-        config = checkpoint.model.config
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-        for name, tensor in checkpoint.tensors.items():
-            part = name.split(".")[-2]
-            tensor = permute(tensor, heads[part]) if self.arch == "llama" and part in heads else tensor
-            is_bfloat16 = tensor.dtype == torch.bfloat16
-            plain = (tensor.view(torch.uint8).numpy(), GGMLQuantizationType.BF16) if is_bfloat16 else tensor.numpy()
-            yield gguf_name(name), plain
+        tensors = self.gguf_tensors(self.arch, checkpoint.model.config, checkpoint.tensors)
+        return self.write_gguf(self.arch, metadata, tensors | self.more, folder)
 
 
 class TestLlama(GGUFSuite):

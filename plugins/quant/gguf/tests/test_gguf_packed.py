@@ -61,7 +61,8 @@ def tiny_file(
     model = transformers.LlamaForCausalLM(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
-    tensors: dict[str, Any] = gguf_tensors(model, permutes=True)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors: dict[str, Any] = gguf_tensors("llama", config, parameters)
     for name, array in tensors.items():
         kind = kinds.get(name.split(".")[-2], usual)
         if array.ndim == 2 and kind is not None:
