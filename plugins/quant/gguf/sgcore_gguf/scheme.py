@@ -38,18 +38,14 @@ class PackedLinear(IntegerLinear):
     def finish(self, layer: nn.Module) -> None:
         super().finish(layer)
         parts: Any = (layer.weight, layer.scales, layer.zeros)
-        self.is_packed = self.kernels.multiplies_packed(parts[2])
-        if not self.is_packed:
-            wide = self.kernels.widen_int(*parts, self.bits)
-            replace(layer, "weight", wide.to(self.build.dtype))
-            replace(layer, "scales", None)
-            replace(layer, "zeros", None)
-            DenseLinear(self.build).finish(layer)
-
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self.is_packed:
-            return super().apply(layer, x, bias)
-        return self.kernels.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+        if self.kernels.multiplies_packed(parts[2]):
+            return
+        wide = self.kernels.widen_int(*parts, self.bits)
+        replace(layer, "weight", wide.to(self.build.dtype))
+        replace(layer, "scales", None)
+        replace(layer, "zeros", None)
+        layer.method = DenseLinear(self.build)
+        layer.method.finish(layer)
 
 
 class GGUFScheme(QuantScheme):
