@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,18 @@ class Format:
     name: str
     config: dict[str, Any] | None = None
     pack: Pack | None = None
-    quantization: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the engine."""
 
 
+FP8_CACHE = {"kv_cache_dtype": "fp8", "chunked_prefill_size": 64}
+"""In chunks, since a whole prompt attends to the keys and values as they were computed."""
 FORMATS = (
     Format("float32"),
-    Format("fp8, at start", quantization="fp8"),
-    Format("int8, at start", quantization="int8"),
-    Format("int4, at start", quantization="int4"),
+    Format("keys and values in fp8", options=FP8_CACHE),
+    Format("fp8, at start", options={"quantization": "fp8"}),
+    Format("int8, at start", options={"quantization": "int8"}),
+    Format("int4, at start", options={"quantization": "int4"}),
     Format(f"awq, 4 bits, {GROUP}", INTEGERS | {"quant_method": "awq", "zero_point": True, "version": "gemm"}, awq),
     Format(f"gptq, 4 bits, {GROUP}", INTEGERS | {"quant_method": "gptq", "desc_act": False, "sym": True}, gptq(4)),
     Format(f"gptq, 8 bits, {GROUP}", INTEGERS | {"quant_method": "gptq", "desc_act": False, "bits": 8}, gptq(8)),
@@ -48,11 +52,11 @@ def windows(tokenizer: Any, text: str, limit: int) -> Iterator[list[int]]:
     yield from (ids[start : start + WINDOW_TOKENS] for start in range(0, len(ids), WINDOW_TOKENS))
 
 
-def logprobs(folder: Path, texts: list[list[list[int]]], quantization: str | None, **options: Any) -> list[list[float]]:
+def logprobs(folder: Path, texts: list[list[list[int]]], **options: Any) -> list[list[float]]:
     """For each text, the log-probability of every token that has one before it in its window."""
     params = {"max_new_tokens": 1, "temperature": 0.0}
     found = []
-    with Engine(model_path=str(folder), quantization=quantization, **options) as engine:
+    with Engine(model_path=str(folder), **options) as engine:
         for text in texts:
             replies = [
                 engine.generate(input_ids=ids, sampling_params=params, return_logprob=True, logprob_start_len=0)
@@ -66,11 +70,11 @@ def logprobs(folder: Path, texts: list[list[list[int]]], quantization: str | Non
 def row(form: Format, source: Path, scratch: Path, texts: list[list[list[int]]], **options: Any) -> dict[str, Any]:
     """Perplexities, and the log-probabilities beside those of the weights that the tensors stand for."""
     folder = source if form.pack is None else write(source, scratch / "packed", form.pack, form.config)
-    found = logprobs(folder, texts, form.quantization, **options)
+    found = logprobs(folder, texts, **options, **form.options)
     line: dict[str, Any] = {"format": form.name}
     line |= {name: math.exp(-sum(one) / len(one)) for name, one in zip(TEXTS, found, strict=True)}
     if form.pack is not None:
-        wide = logprobs(write(source, scratch / "wide", form.pack, None), texts[:1], None, **options)
+        wide = logprobs(write(source, scratch / "wide", form.pack, None), texts[:1], **options)
         line["most_logprob_error"] = max(abs(a - b) for a, b in zip(found[0], wide[0], strict=True))
     return line
 
