@@ -231,8 +231,8 @@ class Kernels:
 
         A pool of 8-bit floats takes what is beyond its range as its largest number.
         """
-        keys.flatten(0, 1)[slots] = k.to(keys.dtype)
-        values.flatten(0, 1)[slots] = v.to(values.dtype)
+        keys.flatten(0, 1)[slots] = _narrowed(k, keys.dtype)
+        values.flatten(0, 1)[slots] = _narrowed(v, values.dtype)
 
     def rotary_write(
         self,
@@ -318,6 +318,11 @@ class Kernels:
         log = logits.float().log_softmax(-1)
         values, ids = log.topk(top, dim=-1) if top else (log[:, :0], tokens[:, None][:, :0])
         return log.gather(-1, tokens[:, None]).squeeze(-1), values, ids
+
+
+def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Not every torch that is supported rounds what is beyond the range of `FLOAT8` (pytorch#178817): it may be NaN."""
+    return (x.clamp(-FLOAT8_MOST, FLOAT8_MOST) if dtype == FLOAT8 else x).to(dtype)
 
 
 def expand(scale: Tensor, rows: int, columns: int, shape: torch.Size) -> Tensor:

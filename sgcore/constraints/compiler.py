@@ -22,6 +22,8 @@ LIMIT_S = 5.0
 FIRST_MASK_S = 0.01
 """Processor time of a first mask; usual ones take a tenth of a millisecond."""
 THREADS = 2
+WAIT_LIMIT_S = 60.0
+"""A constraint that no thread has begun by then is refused for now: those before it hold all threads."""
 MOST_JOBS = 64
 """Constraints in work at once; with more, the others wait their turn."""
 CACHE_BYTES = 128 << 20
@@ -35,11 +37,13 @@ class Job:
 
     def __init__(self, work: Callable[[], Grammar]) -> None:
         self.began: float | None = None
-        """Second of `time.monotonic()` from which the limit counts."""
+        """Second of `time.monotonic()` when a thread took it."""
+        self._asked = time.monotonic()
         self._work = work
         self._outcome: Grammar | ConstraintError | None = None
 
     def run(self) -> None:
+        self.began = time.monotonic()
         try:
             self._outcome = self._work()
         except ConstraintError as error:
@@ -47,9 +51,13 @@ class Job:
         except Exception as error:  # a backend's bug is a refusal, and nothing else
             self._outcome = ConstraintError(f"{type(error).__name__}: {error}")
 
-    def outcome(self, now: float) -> Grammar | ConstraintError | None:
-        """The grammar, or why there is none; None while it is in work."""
-        if self._outcome is None and self.began is not None and now - self.began > LIMIT_S:
+    def outcome(self) -> Grammar | ConstraintError | None:
+        """The grammar, or why there is none; None while it waits or is in work."""
+        now = time.monotonic()
+        if self.began is None:
+            is_late = now - self._asked > WAIT_LIMIT_S
+            return ConstraintError("too many constraints are compiled: try again later", 503) if is_late else None
+        if self._outcome is None and now - self.began > LIMIT_S:
             return ConstraintError(f"the constraint took longer than {LIMIT_S:.0f} s to compile: simplify it")
         return self._outcome
 
@@ -73,15 +81,13 @@ class Compiler:
             return self._cache[key][0]
         job = self._jobs.get(key)
         if job is None:
-            if len(self._jobs) >= MOST_JOBS:
+            if not self._backend.done() or len(self._jobs) >= MOST_JOBS:
                 return None
             job = self._jobs[key] = Job(lambda: self._compile(constraint))
             self._pool.submit(job.run)
-        now = time.monotonic()
-        if job.began is None and self._backend.done():
-            job.began = now
-        outcome = job.outcome(now)
-        if outcome is not None:
+        has_begun = job.began is not None
+        outcome = job.outcome()
+        if outcome is not None and has_begun:
             del self._jobs[key]
             self._keep(key, outcome)
         return outcome

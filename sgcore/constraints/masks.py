@@ -55,6 +55,7 @@ class Filling:
     def wait(self) -> None:
         """Until all rows are filled. One that takes very long is given up, and written to no longer."""
         wait(self._threads, WAIT_LIMIT_S)
+        self._todo.clear()
         late = set(self._missing)
         if late:
             self.masks = self.masks.copy()

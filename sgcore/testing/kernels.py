@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sgcore.kernels import FLOAT8, Kernels, expand
+from sgcore.kernels import FLOAT8, FLOAT8_MOST, Kernels, expand
 
 REFERENCE = Kernels()
 EPS = 1e-5
@@ -119,6 +119,16 @@ class KernelSuite:
         for mine, its in zip(pools[2:], pools[:2], strict=True):
             assert torch.equal(mine.isnan(), its.isnan())
             assert_same(mine.nan_to_num(), its.nan_to_num())
+
+    def test_a_pool_of_8_bits_takes_what_is_beyond_its_range(self, dtype: torch.dtype) -> None:
+        qkv = random(3, 4 * 16, dtype=dtype) * 1000
+        rope = torch.ones(3, 1, 16, dtype=dtype), torch.zeros(3, 1, 16, dtype=dtype)
+        keys, values = (torch.zeros(1, 16, 1, 16, dtype=FLOAT8) for _ in range(2))
+        _, k, v = self.kernels.rotary_write(qkv.clone(), 2, None, *rope, keys, values, torch.arange(3))
+        for pool, written in ((keys, k), (values, v)):
+            assert written.abs().max() > FLOAT8_MOST
+            stored = pool[0, :3].float()
+            torch.testing.assert_close(stored, written.float().clamp(-FLOAT8_MOST, FLOAT8_MOST), rtol=0.07, atol=0)
 
     @pytest.mark.parametrize("tokens", [1, 2, 3, 11, 70])
     @pytest.mark.parametrize("size, rows", [(64, 24), (104, 40)])

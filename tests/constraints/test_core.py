@@ -7,6 +7,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 
 from sgcore.config import Choices
 from sgcore.constraints.compiler import MOST_JOBS
+from sgcore.constraints.masks import EVERYTHING, Filling
+from sgcore.constraints.progress import Progress
 from sgcore.engine.core import EngineCore
 from sgcore.engine.messages import Abort, FromCore, Output, Outputs, Request, SamplingParams, ToCore, Vocabulary
 from sgcore.plugins.plan import Driver, Plan
@@ -100,6 +103,7 @@ def check(wire: Wire, rid: str, language: str) -> None:
     seed, _, length = language.partition(":")
     matcher = fake.FakeMatcher(int(seed), int(length))
     matcher.accept(wire.tokens[rid])
+    assert wire.ends[rid].finish in ("stop", "length"), wire.ends[rid]
     assert (wire.ends[rid].finish == "stop") == matcher.is_complete
 
 
@@ -176,6 +180,40 @@ def test_what_takes_too_long_is_refused_and_remembered(
         assert wire.ends[rid].status == 400 and "longer than" in wire.ends[rid].message
 
 
+def test_the_limit_counts_from_when_a_thread_begins(
+    make_core: Callable[..., tuple[EngineCore, Wire]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sgcore.constraints.compiler.LIMIT_S", 0.5)
+    compile_one = fake.FakeBackend.compile
+
+    def take_time(self: fake.FakeBackend, constraint: Any) -> Any:
+        time.sleep(0.1)
+        return compile_one(self, constraint)
+
+    monkeypatch.setattr(fake.FakeBackend, "compile", take_time)
+    core, wire = make_core()
+    languages = [f"{number}:3" for number in range(20)]
+    wire.inbox += [ask(language, language) for language in languages]
+    run_until(core, wire, *languages)
+    for language in languages:
+        check(wire, language, language)
+
+
+def test_a_constraint_that_no_thread_takes_is_refused_for_now(
+    make_core: Callable[..., tuple[EngineCore, Wire]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sgcore.constraints.compiler.WAIT_LIMIT_S", 0.1)
+    core, wire = make_core()
+    wire.inbox += [ask("a", "slow1:5"), ask("b", "slow2:5"), ask("waits", "3:5")]
+    run_until(core, wire, "waits")
+    assert wire.ends["waits"].status == 503 and "try again later" in wire.ends["waits"].message
+    fake.gate.set()
+    run_until(core, wire, "a", "b")
+    wire.inbox += [ask("again", "3:5")]
+    run_until(core, wire, "again")
+    check(wire, "again", "3:5")
+
+
 def test_more_constraints_than_are_compiled_at_once_wait(make_core: Callable[..., tuple[EngineCore, Wire]]) -> None:
     core, wire = make_core()
     languages = [f"{number}:3" for number in range(MOST_JOBS + 40)]
@@ -241,3 +279,22 @@ def test_without_a_backend_there_is_a_clear_refusal(make_core: Callable[..., tup
     wire.inbox += [ask("a", "1:5")]
     run_until(core, wire, "a")
     assert wire.ends["a"].status == 400 and "no grammar backend" in wire.ends["a"].message
+
+
+def test_rows_that_are_given_up_are_filled_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgcore.constraints.masks.WAIT_LIMIT_S", 0.05)
+    filled = []
+
+    class Slow(fake.FakeMatcher):
+        def fill(self, mask: Any) -> None:
+            filled.append(self.seed)
+            time.sleep(0.1)
+            mask[:] = 0
+
+    filling = Filling([Progress(Slow(seed, 5)) for seed in range(4)], 1)
+    with ThreadPoolExecutor(1) as pool:
+        filling.start(pool, 1)
+        filling.wait()
+        masks = filling.masks
+        assert set(filling.failures) == {0, 1, 2, 3}
+    assert len(filled) == 1 and (masks == EVERYTHING).all()

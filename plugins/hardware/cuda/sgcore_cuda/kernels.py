@@ -9,6 +9,7 @@ from sgcore.kernels import Block
 from sgcore_cuda.products import Products
 from sgcore_triton import narrow, skinny
 from sgcore_triton.kernels import TritonKernels
+from sgcore_triton.targets import has_float8
 
 LIBRARY_TOKENS = 65
 """Products of 8-bit floats of so many tokens are the library's: 1,450 TFLOP/s on one H100, where Triton's reach 440."""
@@ -36,7 +37,7 @@ class CudaKernels(TritonKernels):
         block: Block | None = None,
     ) -> Tensor:
         is_whole = block is None and dtype == torch.bfloat16 and not (weight.shape[0] | weight.shape[1]) % 16
-        if len(x) < LIBRARY_TOKENS or not is_whole:
+        if len(x) < LIBRARY_TOKENS or not is_whole or not has_float8(x):
             return super().product_fp8(x, rates, weight, scale, dtype, bias, block)
         rates = rates.expand(len(x), 1).contiguous()
         return torch._scaled_mm(

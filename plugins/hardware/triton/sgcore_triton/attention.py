@@ -13,11 +13,13 @@ from torch import Tensor
 
 from sgcore.api import AttentionBackend, PageLayout
 from sgcore.cache.pool import KVPool
-from sgcore.kernels import Kernels
+from sgcore.errors import LaunchError
+from sgcore.kernels import FLOAT8, Kernels
 from sgcore.runner.batch import ForwardBatch
 from sgcore_triton.decode import decode_kernel, shared_kernel
 from sgcore_triton.launch import overlap
 from sgcore_triton.prefill import prefill_kernel
+from sgcore_triton.targets import has_float8
 from sgcore_triton.work import (
     LEVELS,
     SHARED_PARTS,
@@ -111,6 +113,8 @@ class TritonAttention(AttentionBackend):
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels
         keys = pool.keys[0]
+        if keys.dtype == FLOAT8 and not has_float8(keys):
+            raise LaunchError("this device has no 8-bit floats for keys and values", "leave --kv-cache-dtype out")
         self.processors = _processors(keys.device)
         self._workers = 2 * self.processors
         self._kv_heads = max(layer.shape[2] for layer in pool.keys)

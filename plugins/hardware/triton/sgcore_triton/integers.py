@@ -252,9 +252,12 @@ def longest_step(group: int) -> int:
 
 
 def tile(tokens: int, rows: int, size: int, step: int, is_gated: bool) -> tuple[int, int, int, int]:
-    """Rows of the weight for a program, parts of `in`, stages of the pipeline, and warps."""
+    """Rows of the weight for a program, parts of `in`, stages of the pipeline, and warps.
+
+    A gated product has one part: `_grouped` adds up parts of one of its two sums only.
+    """
     known = TILES.get((tokens, rows, size))
-    if known is not None and step == LONGEST_STEP:
+    if known is not None and step == LONGEST_STEP and not (is_gated and known[1] > 1):
         return known
     rows_each, warps = (64, 4) if rows >= 1024 else (16, 1)
     parts = 1 if is_gated else splits.parts(triton.cdiv(rows, rows_each), size // step, PROGRAMS)

@@ -24,8 +24,8 @@ _convert_float = interpreter._convert_float
 
 
 def _convert_and_carry(numbers: Any, input_dtype: Any, output_dtype: Any, rounding_mode: Any) -> Any:
-    """Rounding up to the next power of two: Triton 3.6 keeps the exponent, which halves the number."""
-    if input_dtype == tl.float32 and output_dtype == tl.float8e4nv:
+    """Triton 3.6 halves what is rounded up to the next power of two, and gives NaN for what a GPU saturates."""
+    if input_dtype in (tl.float32, tl.float16) and output_dtype == tl.float8e4nv:
         return torch.from_numpy(numbers).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
     return _convert_float(numbers, input_dtype, output_dtype, rounding_mode)
 

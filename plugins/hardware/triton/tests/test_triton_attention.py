@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sgcore.kernels import Kernels
+from sgcore.errors import LaunchError
+from sgcore.kernels import FLOAT8, Kernels
 from sgcore.runner.batch import StaticSize
 from sgcore.testing.attention import SCALE, AttentionCase, AttentionSuite
 from sgcore_triton.attention import TritonAttention
@@ -28,6 +29,13 @@ class Dense(TritonAttention):
 
 def opened(case: AttentionCase, kind: type[TritonAttention] = TritonAttention) -> TritonAttention:
     return kind(case.pool, Kernels())
+
+
+def test_a_cache_of_8_bits_needs_a_device_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgcore_triton.attention.has_float8", lambda x: False)
+    opened(AttentionCase([20]))
+    with pytest.raises(LaunchError, match="no 8-bit floats"):
+        opened(AttentionCase([20], cache_dtype=FLOAT8))
 
 
 def test_soft_capped_scores() -> None:
