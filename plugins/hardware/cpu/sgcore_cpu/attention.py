@@ -136,7 +136,8 @@ class TorchNativeAttention(AttentionBackend):
         self, q: Tensor, k: Tensor, v: Tensor, layer: int, scale: float, window: int | None, batch: ForwardBatch
     ) -> Tensor:
         keys, values = self.pool.keys[layer], self.pool.values[layer]
-        out = torch.empty_like(q)
+        # What padding's tokens hold goes on through the layers.
+        out = torch.empty_like(q) if batch.size is None else torch.zeros_like(q)
         for group in batch.attention.groups:
             out[group.rows] = self._decode(q[group.rows], keys, values, group, scale, window)
         for chunk in batch.attention.chunks:

@@ -38,6 +38,7 @@ class Call:
     def __init__(self, batch: ForwardBatch, prepared: Prepared, shape: Shape, head_dim: int) -> None:
         made = self.made = pieces_of(batch, shape)
         row = 2 * (MOST_QUERIES + KEYS) * head_dim + MOST_QUERIES * (KEYS + 2)
+        self.empty = torch.empty if batch.size is None else torch.zeros
         self.scratch = torch.empty(shape.threads, row)
         self.partial = torch.empty(made.slots, shape.heads, head_dim + 1)
         self.weights = self.partial.view(-1)[made.slots * shape.heads * head_dim :]
@@ -52,7 +53,7 @@ class Call:
         )  # fmt: skip
 
     def run(self, library: Library, q: Tensor, keys: Tensor, values: Tensor, scale: float, threads: int) -> Tensor:
-        out = torch.empty(q.shape, dtype=q.dtype)
+        out: Tensor = self.empty(q.shape, dtype=q.dtype)
         pointers = self.pointers
         pointers[0], pointers[1], pointers[2] = q.data_ptr(), keys.data_ptr(), values.data_ptr()
         pointers[7], self.sizes[0] = out.data_ptr(), q.stride(0)
