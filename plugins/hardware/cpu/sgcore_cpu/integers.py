@@ -21,7 +21,7 @@ UNPACKED_ROWS = 32
 def takes(x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None) -> bool:
     """Whether the library multiplies these; x is a matrix that it can read."""
     groups = scales.shape[1]
-    is_whole = x.shape[1] % (groups * PACK_BLOCK) == 0 and weight.is_contiguous()
+    is_whole = len(x) > 0 and x.shape[1] % (groups * PACK_BLOCK) == 0 and weight.is_contiguous()
     return is_whole and scales.dtype in SCALES and (zeros is None or zeros.dtype in ZEROS)
 
 
