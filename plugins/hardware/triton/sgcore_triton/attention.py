@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -108,7 +109,7 @@ class TritonAttention(AttentionBackend):
     layout = PageLayout(16)
     dense_tokens: ClassVar[int | None] = None
     """Whole chunks of at least so many tokens go to `attend_dense`; None: never."""
-    cache_dtypes = ("float8_e4m3fn",)
+    cache_dtypes: ClassVar[Mapping[str, str]] = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
 
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels
