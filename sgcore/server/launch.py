@@ -69,7 +69,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         number = error.errno or 0
         reason = os.strerror(number) if number > 0 else "no such address"
-        raise LaunchError(f"can't listen on {host}, port {port}: {reason}", "choose another with --host or --port") from error
+        raise LaunchError(
+            f"can't listen on {host}, port {port}: {reason}", "choose another with --host or --port"
+        ) from error
     except OverflowError as error:
         raise LaunchError(f"{port} is no port") from error
 

@@ -20,7 +20,7 @@ from sgcore.runner.batch import ForwardBatch
 from sgcore_triton.decode import decode_kernel, shared_kernel
 from sgcore_triton.launch import overlap
 from sgcore_triton.prefill import prefill_kernel
-from sgcore_triton.targets import has_float8
+from sgcore_triton.targets import has_float8, runs_here
 from sgcore_triton.work import (
     LEVELS,
     SHARED_PARTS,
@@ -114,6 +114,8 @@ class TritonAttention(AttentionBackend):
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels
         keys = pool.keys[0]
+        if not runs_here(keys):
+            raise LaunchError("Triton's attention needs a GPU", "leave --attention-backend out")
         if keys.dtype == FLOAT8 and not has_float8(keys):
             raise LaunchError("this device has no 8-bit floats for keys and values", "leave --kv-cache-dtype out")
         self.processors = _processors(keys.device)
