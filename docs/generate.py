@@ -104,6 +104,8 @@ def _literal(value: object) -> str:
 def _type(annotation: typing.Any) -> str:
     if isinstance(annotation, types.UnionType):
         return " or ".join(_type(part) for part in annotation.__args__ if part is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        return ", ".join(f"`{value}`" for value in annotation.__args__)
     if typing.get_origin(annotation) is tuple:
         return f"{_type(annotation.__args__[0])}, repeated"
     return {"str": "text", "int": "integer", "float": "number", "bool": "flag"}.get(annotation.__name__, "name=value")

@@ -143,8 +143,8 @@ class AttentionBackend(ABC):
     """Attention over the paged cache (group `sgcore.attention`, name is `--attention-backend`)."""
 
     layout: ClassVar[PageLayout] = PageLayout()
-    cache_dtypes: ClassVar[tuple[str, ...]] = ()
-    """torch's names of the types of keys and values that it reads beside the model's own."""
+    cache_dtypes: ClassVar[Mapping[str, str]] = {}
+    """Values of `--kv-cache-dtype` beside `auto`, and torch's names of the types of keys and values that they mean."""
     pool: KVPool
 
     @abstractmethod

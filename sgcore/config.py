@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,7 +29,7 @@ class ModelOptions(Options):
     chat_template: str | None = Field(None, description="A Jinja file that replaces the tokenizer's chat template.")
     tool_call_parser: str = Field("auto", description="Format of tool calls by name; auto: by the tokenizer; none.")
     reasoning_parser: str = Field("auto", description="Format of reasoning by name; auto: by the tokenizer; none.")
-    sampling_defaults: str = Field("model", pattern="^(model|openai)$", description="model: generation_config.json's.")
+    sampling_defaults: Literal["model", "openai"] = Field("model", description="model: generation_config.json's.")
     json_model_override_args: str = Field("{}", description="JSON object merged into config.json.")
 
 
@@ -42,9 +42,7 @@ class RuntimeOptions(Options):
     mem_fraction_static: float | None = Field(None, gt=0, le=1, description="Share of memory for weights and KV.")
     max_total_tokens: int | None = Field(None, gt=0, description="KV pool in tokens; derived from memory by default.")
     kv_cache_dtype: str = Field(
-        "auto",
-        pattern="^(auto|fp8|fp8_e4m3)$",
-        description="auto: keys and values in the model's type; fp8: 8-bit floats.",
+        "auto", description="auto: keys and values in the model's type; fp8: 8-bit floats, if the backend reads them."
     )
     page_size: int | None = Field(None, gt=0, description="Tokens a page; the attention backend's by default.")
     random_seed: int = Field(0, description="Seed of the requests that bring none, and of dummy weights.")
@@ -59,7 +57,7 @@ class RuntimeOptions(Options):
 class ScheduleOptions(Options):
     """Who runs next."""
 
-    schedule_policy: str = Field("fcfs", description="fcfs or lpm (longest prefix match, with aging).")
+    schedule_policy: Literal["fcfs", "lpm"] = Field("fcfs", description="lpm: longest prefix match, with aging.")
     max_running_requests: int = Field(256, gt=0, description="Rows in one step.")
     chunked_prefill_size: int = Field(512, gt=0, description="Token budget of one step, prefill and decode together.")
     mixed_chunk_size: int | None = Field(
@@ -81,7 +79,7 @@ class ServerOptions(Options):
     max_body_bytes: int = Field(16 << 20, gt=0, description="Larger bodies get 413.")
     shutdown_timeout: float = Field(30.0, ge=0, description="Seconds that running requests may take after SIGTERM.")
     metrics_prefix: str = Field("sgcore:", description="Prefix of metric names.")
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
 
 
 class PluginOptions(Options):

@@ -84,6 +84,8 @@ def test_serve_help_has_every_option_and_alias():
         (["serve", "x", "--prot", "1"], 2, "Did you mean --port?"),
         (["serve", "x", "--port", "many"], 2, "--port"),
         (["serve", "x", "--port", "70000"], 2, "error: --port: Input should be less than or equal to 65535"),
+        (["serve", "x", "--schedule-policy", "lifo"], 2, 'Choose from: "fcfs", "lpm"'),
+        (["serve", "x", "--log-level", "loud"], 2, 'Choose from: "debug", "info"'),
         (["serve", "x", "--disable-plugin", "nobody"], 2, "no such plugin"),
         (["serve", "x", "--config", "/no/file.yaml"], 2, "error: --config /no/file.yaml: No such file"),
         (["nonsense"], 2, 'Unknown command "nonsense"'),

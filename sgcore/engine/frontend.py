@@ -470,4 +470,7 @@ def load_tokenizer(plan: Plan, source: Any) -> Any:
         return source.tokenizer()
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"--tokenizer-path {path}: {error}", "give the folder of a tokenizer") from error

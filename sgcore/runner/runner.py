@@ -40,8 +40,6 @@ from sgcore.runner.work import Computed, Work
 from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan
 from sgcore.weights.loader import load_weights
 
-CACHE_DTYPES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
-"""`--kv-cache-dtype` -> torch's name."""
 INPUT_BYTES, INPUT_TOKEN_BYTES, INPUT_PAGE_BYTES = 4 << 20, 64, 16
 """Room for a step's arrays: work lists and logit edits, each token's, each page table entry's."""
 
@@ -72,6 +70,7 @@ class ModelRunner(Runner):
     def load(self, report: StartReport) -> None:
         self.device = self.platform.initialise(0)
         self.dtype: torch.dtype = getattr(torch, self.plan.dtype)
+        self.cache_dtype = self._cache_dtype()
         before = self.platform.memory()
         began = time.perf_counter()
         self.model = self._build()
@@ -101,15 +100,14 @@ class ModelRunner(Runner):
     def _allocate(self, total: int, report: StartReport) -> None:
         """Size the pool by what is left, allocate it, and give each attention layer its backend."""
         spec: CacheSpec = self.model.cache_spec()
-        cache_dtype = self._cache_dtype()
-        page_bytes = spec.token_bytes(cache_dtype.itemsize) * self.page_tokens
+        page_bytes = spec.token_bytes(self.cache_dtype.itemsize) * self.page_tokens
         activations = self._activation_bytes()
         share = float(self.plan.options.get("mem_fraction_static") or self.platform.memory_share)
         free = self.platform.memory().free
         room = int(min(total * share - self._weight_bytes(), free * share)) - activations
         tokens = self._pool_tokens(max(room, 0) // page_bytes * self.page_tokens)
         self._pages = tokens // self.page_tokens + 1
-        self.pool = KVPool(spec, self._pages, self.page_tokens, cache_dtype, self.device)
+        self.pool = KVPool(spec, self._pages, self.page_tokens, self.cache_dtype, self.device)
         attention = self.backend_type(self.pool, self.kernels)
         for module in self.model.modules():
             if isinstance(module, Attention):
@@ -122,14 +120,16 @@ class ModelRunner(Runner):
 
     def _cache_dtype(self) -> torch.dtype:
         """Of keys and values; raises `LaunchError` where the backend can't read it."""
-        asked = str(self.plan.options["kv_cache_dtype"])
+        asked, known = str(self.plan.options["kv_cache_dtype"]), self.backend_type.cache_dtypes
         if asked == "auto":
             return self.dtype
-        if CACHE_DTYPES[asked] not in self.backend_type.cache_dtypes:
+        if asked not in known:
+            name = self.plan.attention.name
             raise LaunchError(
-                f"the attention backend {self.plan.attention.name} reads no {asked} cache", "leave --kv-cache-dtype out"
+                f"--kv-cache-dtype {asked}: the attention backend {name} has none of that type",
+                f"one of {', '.join(('auto', *known))}",
             )
-        return getattr(torch, CACHE_DTYPES[asked])  # type: ignore[no-any-return]
+        return getattr(torch, known[asked])  # type: ignore[no-any-return]
 
     def _create_state(self) -> None:
         """What a step reads and changes, sized for the most rows and the longest context."""
@@ -154,13 +154,14 @@ class ModelRunner(Runner):
 
     def _pool_tokens(self, room: int) -> int:
         """Asked for, or all there is room for, but no more than every row at the longest context could use."""
-        useful = int(self.plan.options["max_running_requests"]) * self.plan.context_tokens
-        tokens = (
-            int(self.plan.options.get("max_total_tokens") or min(room, useful)) // self.page_tokens * self.page_tokens
-        )
-        if tokens > room or tokens < 2 * self.page_tokens:
+        asked, fewest = self.plan.options.get("max_total_tokens"), 2 * self.page_tokens
+        useful = max(fewest, int(self.plan.options["max_running_requests"]) * self.plan.context_tokens)
+        if asked is not None and int(asked) < fewest:
+            raise LaunchError(f"--max-total-tokens {asked} is less than two pages", f"at least {fewest}")
+        tokens = int(asked or min(room, useful)) // self.page_tokens * self.page_tokens
+        if tokens > room or room < fewest:
             raise LaunchError(
-                f"the KV cache would need {max(tokens, 2 * self.page_tokens):,} tokens; there is memory for {room:,}",
+                f"the KV cache would need {max(tokens, fewest):,} tokens; there is memory for {room:,}",
                 "free memory, raise --mem-fraction-static or lower --max-total-tokens",
             )
         return tokens

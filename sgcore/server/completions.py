@@ -51,6 +51,9 @@ def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
         raise RequestError("tools are for /v1/chat/completions", param="tools")
     if body.suffix:
         raise RequestError("suffix is not supported by this server", param="suffix", code="unsupported_parameter")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        message = "best_of other than n is not supported by this server; ask for n completions and choose among them"
+        raise RequestError(message, param="best_of", code="unsupported_parameter")
     assert service.tokenizer
     inputs = _inputs(body)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens

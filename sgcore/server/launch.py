@@ -67,9 +67,11 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        is_lookup = isinstance(error, socket.gaierror) or error.errno is None
-        reason = error.strerror if is_lookup else os.strerror(error.errno or 0)
-        raise LaunchError(f"can't listen on {host}, port {port}: {reason}", "choose another with --port") from error
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else "no such address"
+        raise LaunchError(
+            f"can't listen on {host}, port {port}: {reason}", "choose another with --host or --port"
+        ) from error
     except OverflowError as error:
         raise LaunchError(f"{port} is no port") from error
 

@@ -224,7 +224,7 @@ class AttentionSuite:
     def test_keys_and_values_of_other_types(self, dtype: torch.dtype) -> None:
         if not self.backend.cache_dtypes:
             pytest.skip("the backend reads the model's own type only")
-        for name in self.backend.cache_dtypes:
+        for name in set(self.backend.cache_dtypes.values()):
             shared = {1: PREFIX, 2: PREFIX}
             poison = self.poison if self.cache_poison is None else self.cache_poison
             types = {"dtype": dtype, "cache_dtype": getattr(torch, name), "head_dim": 64, "poison": poison}

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig
 
+from sgcore import Engine
 from sgcore.config import Choices
 from sgcore.engine.client import start_core_process
+from sgcore.errors import LaunchError
 from sgcore.plugins.resolve import resolve
 
 SHAPE = dict(vocab_size=99, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
 
 
-def test_a_core_that_can_not_start_says_why_and_ends(tmp_path: Path) -> None:
-    config = LlamaConfig(**SHAPE, architectures=["LlamaForCausalLM"])
-    config.save_pretrained(tmp_path)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    LlamaConfig(**SHAPE, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "options, message, hint",
+    [
+        ({"max_total_tokens": 5}, "--max-total-tokens 5 is less than two pages", "at least 32"),
+        ({"kv_cache_dtype": "int4"}, "--kv-cache-dtype int4: the attention backend cpu_native", "auto, fp8, fp8_e4m3"),
+        ({"skip_tokenizer_init": False, "tokenizer_path": "/no/folder"}, "--tokenizer-path /no/folder", "folder of a"),
+    ],
+    ids=str,
+)
+def test_an_option_that_can_not_be_is_named(folder: Path, options: dict[str, Any], message: str, hint: str) -> None:
+    usual = {"load_format": "dummy", "skip_tokenizer_init": True, "platform": "cpu"}
+    with pytest.raises(LaunchError, match=message) as caught:
+        Engine(model_path=str(folder), **{**usual, **options})
+    assert hint in caught.value.hint
+
+
+def test_a_core_that_can_not_start_says_why_and_ends(folder: Path) -> None:
     options = {"load_format": "dummy", "skip_tokenizer_init": True, "max_total_tokens": 10**12}
-    plan = resolve(Choices.of(model_path=str(tmp_path), **options))
+    plan = resolve(Choices.of(model_path=str(folder), **options))
     frontend = start_core_process(plan, wait=False)
     with pytest.raises(Exception, match="KV cache would need"):
         frontend.wait_ready()

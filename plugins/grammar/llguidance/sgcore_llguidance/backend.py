@@ -29,10 +29,10 @@ class LLGuidanceBackend(GrammarBackend):
         source = grammar_source(constraint, self.tokenizer)
         matcher = LLMatcher(self.tokenizer, source, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            raise ConstraintError(_cut(matcher.get_error()))
+            raise ConstraintError(_cut(f"the {constraint.kind} can't be followed: {matcher.get_error()}"))
         warnings = matcher.get_grammar_warnings()
         if warnings:
-            raise ConstraintError(_cut("; ".join(warnings)))
+            raise ConstraintError(_cut(f"the {constraint.kind} can't be followed: {'; '.join(warnings)}"))
         return LLGuidanceGrammar(matcher, BASE_BYTES + BYTES_A_CHAR * len(constraint.text))
 
 

@@ -20,7 +20,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("json_schema", {"type": "array", "uniqueItems": True}, "uniqueItems"),
     ("json_schema", {"not": {"type": "null"}}, "not"),
     ("json_schema", {"type": "string", "format": "colour"}, "colour"),
-    ("json_schema", {"type": "strin"}, "strin"),
+    ("json_schema", {"type": "strin"}, "the json_schema can.t be followed: .*strin"),
     ("regex", "a(", "unclosed group"),
     ("regex", r"(a)\1", "backreferences"),
     ("ebnf", "root ::= unknown", "unknown"),

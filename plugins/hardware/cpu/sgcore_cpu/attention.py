@@ -7,8 +7,9 @@ merged by their log-sum-exp (as in arXiv 2501.01005). Each prefill chunk is a ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ class Prepared:
 class TorchNativeAttention(AttentionBackend):
     """The backend `torch_native`."""
 
-    cache_dtypes = ("float8_e4m3fn",)
+    cache_dtypes: ClassVar[Mapping[str, str]] = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
 
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from sgcore.runner.batch import ForwardBatch
 from sgcore_triton.decode import decode_kernel, shared_kernel
 from sgcore_triton.launch import overlap
 from sgcore_triton.prefill import prefill_kernel
-from sgcore_triton.targets import has_float8
+from sgcore_triton.targets import has_float8, runs_here
 from sgcore_triton.work import (
     LEVELS,
     SHARED_PARTS,
@@ -108,11 +109,13 @@ class TritonAttention(AttentionBackend):
     layout = PageLayout(16)
     dense_tokens: ClassVar[int | None] = None
     """Whole chunks of at least so many tokens go to `attend_dense`; None: never."""
-    cache_dtypes = ("float8_e4m3fn",)
+    cache_dtypes: ClassVar[Mapping[str, str]] = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
 
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels
         keys = pool.keys[0]
+        if not runs_here(keys):
+            raise LaunchError("Triton's attention needs a GPU", "leave --attention-backend out")
         if keys.dtype == FLOAT8 and not has_float8(keys):
             raise LaunchError("this device has no 8-bit floats for keys and values", "leave --kv-cache-dtype out")
         self.processors = _processors(keys.device)

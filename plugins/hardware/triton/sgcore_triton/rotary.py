@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sgcore_triton.launch import overlap, wait_for_inputs
-from sgcore_triton.targets import FLOATS, runs_here
+from sgcore_triton.targets import FLOATS, has_float8, runs_here
 
 
 @triton.jit
@@ -78,9 +78,10 @@ def _rotary_write(
 
 
 def takes(qkv: Tensor, keys: Tensor, values: Tensor) -> bool:
-    """Whether the kernel takes these: rows of qkv and of the pool are dense."""
+    """Whether the kernel takes these: rows of qkv and of the pool are dense, and the device has the pool's type."""
     dense = qkv.stride(1) == keys.stride(3) == values.stride(3) == 1
-    return runs_here(qkv) and qkv.dtype in FLOATS and keys.shape[3] % 2 == 0 and dense
+    is_known = qkv.dtype in FLOATS and (keys.dtype in FLOATS or has_float8(keys))
+    return runs_here(qkv) and is_known and keys.shape[3] % 2 == 0 and dense
 
 
 def rotary_write(

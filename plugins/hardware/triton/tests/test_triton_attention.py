@@ -31,6 +31,12 @@ def opened(case: AttentionCase, kind: type[TritonAttention] = TritonAttention) -
     return kind(case.pool, Kernels())
 
 
+def test_a_host_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgcore_triton.attention.runs_here", lambda x: False)
+    with pytest.raises(LaunchError, match="needs a GPU"):
+        opened(AttentionCase([20]))
+
+
 def test_a_cache_of_8_bits_needs_a_device_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sgcore_triton.attention.has_float8", lambda x: False)
     opened(AttentionCase([20]))

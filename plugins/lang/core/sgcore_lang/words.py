@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -74,8 +73,6 @@ class Gen(Primitive):
             if regex is not None:
                 warnings.warn("dtype and regex are both given; dtype counts", stacklevel=4)
             regex, ends = _type(dtype)
-        elif regex is not None:
-            _check_regex(regex)
         if regex is not None:
             self.params["regex"] = regex
         if json_schema is not None:
@@ -107,13 +104,6 @@ def _type(dtype: type | str) -> tuple[str, tuple[str, ...]]:
     if kind not in TYPES:
         raise ValueError(f"dtype must be one of {', '.join(TYPE_NAMES)}, got {dtype!r}")
     return TYPES[kind]
-
-
-def _check_regex(regex: str) -> None:
-    try:
-        re.compile(regex)
-    except re.error as error:
-        raise ValueError(f"regex {regex!r}: {error}") from error
 
 
 class _Typed(Gen):
