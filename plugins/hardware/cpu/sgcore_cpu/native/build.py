@@ -57,8 +57,10 @@ def build(target: Path = LIBRARY) -> Path:
         list(pool.map(_run, commands))
         made = Path(folder) / target.name
         _run([compiler, "-shared", *objects.values(), "-o", str(made), "-ldl"])
-        target.unlink(missing_ok=True)
-        shutil.copy(made, target)
+        # At once: other processes may load it meanwhile, or have it loaded.
+        near = target.with_suffix(f".{os.getpid()}")
+        shutil.copy(made, near)
+        near.replace(target)
     return target
 
 
