@@ -279,11 +279,17 @@ def unpack_scales(words: Tensor) -> tuple[Tensor, Tensor]:
     return (words & -256).contiguous().view(torch.float32), (words & 255).to(torch.uint8)
 
 
-def takes(x: Tensor, words: Tensor) -> bool:
+def has_words(zeros: Tensor | None) -> bool:
+    """Whether `pack_scales` has room for these."""
+    return zeros is None or zeros.dtype == torch.uint8
+
+
+def takes(x: Tensor, words: Tensor, zeros: Tensor | None) -> bool:
     """Whether the kernels here take this product."""
     group = x.shape[1] // words.shape[1] if x.dim() == 2 and words.shape[1] else 0
     is_float = x.dtype in (torch.bfloat16, torch.float16)
-    return is_float and runs_here(x) and x.shape[0] > 0 and x.stride(1) == 1 and group % PACK_BLOCK == 0
+    is_fit = x.shape[0] > 0 and x.stride(1) == 1 and group % PACK_BLOCK == 0
+    return is_float and runs_here(x) and is_fit and has_words(zeros)
 
 
 def linear(x: Tensor, weight: Tensor, words: Tensor, bits: int, bias: Tensor | None, is_gated: bool = False) -> Tensor:

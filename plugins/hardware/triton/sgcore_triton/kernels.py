@@ -70,12 +70,12 @@ class TritonKernels(Kernels):
         return super().gated_fp8(x, rates, weight, scale, dtype, bias, block)
 
     def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
-        if runs_here(scales) and self.multiplies_packed(zeros):
+        if runs_here(scales) and integers.has_words(zeros):
             return integers.pack_scales(scales, zeros, bits), None
         return super().pack_scales(scales, zeros, bits)
 
     def multiplies_packed(self, zeros: Tensor | None) -> bool:
-        return zeros is None or zeros.dtype == torch.uint8
+        return integers.has_words(zeros)
 
     def linear_int(
         self,
@@ -86,7 +86,7 @@ class TritonKernels(Kernels):
         bits: int,
         bias: Tensor | None = None,
     ) -> Tensor:
-        if not (integers.takes(x, scales) and self.multiplies_packed(zeros)):
+        if not integers.takes(x, scales, zeros):
             return super().linear_int(x, weight, *_unpacked(scales, zeros), bits, bias)
         words = _packed(scales, zeros, bits)
         if x.shape[0] <= integers.MOST_TOKENS:
@@ -103,8 +103,7 @@ class TritonKernels(Kernels):
         bits: int,
         bias: Tensor | None = None,
     ) -> Tensor:
-        takes = integers.takes(x, scales) and self.multiplies_packed(zeros)
-        if takes and x.shape[0] <= integers.MOST_TOKENS:
+        if integers.takes(x, scales, zeros) and x.shape[0] <= integers.MOST_TOKENS:
             return integers.linear(x, weight, _packed(scales, zeros, bits), bits, bias, is_gated=True)
         return super().gated_int(x, weight, scales, zeros, bits, bias)
 

@@ -36,9 +36,6 @@ class TestInt8(QuantSuite):
         scale = whole(group.abs().amax(1, keepdim=True) / 127)
         return (group / scale).round() * scale
 
-    def test_skipped_layers_stay_as_they_are(self) -> None:
-        """There is no configuration that could name one."""
-
     def test_a_tied_projection_is_rounded_and_the_lookup_is_not(self) -> None:
         build = Build(Kernels(), torch.float32, torch.device("cpu"), self.scheme())
         embedding = Embedding(build, 40, 64, is_tied=True)
