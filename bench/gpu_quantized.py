@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_steps import Nowhere, measure
+from gpu_steps import measure, open_core
 from harness import arguments, report
 from offline import SHAPES, SGCore, ids, model_dir, random, workloads
-
-from sgcore.config import Choices
-from sgcore.engine.core import EngineCore
-from sgcore.plugins.resolve import resolve
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -42,11 +38,7 @@ def folder(shape: str, kind: str) -> str:
 
 def steps(shape: str, kind: str, cases: list[str]) -> list[dict[str, Any]]:
     """Time of a decode step, in this process."""
-    options = dict(
-        model_path=folder(shape, kind), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16",
-        mem_fraction_static=0.85, context_length=12288, **KINDS[kind][1],
-    )  # fmt: skip
-    core = EngineCore(resolve(Choices.of(**options)), Nowhere())
+    core = open_core(folder(shape, kind), **KINDS[kind][1])
     found = []
     for case in cases:
         rows, tokens, prefix = map(int, case.split(":"))

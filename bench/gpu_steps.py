@@ -75,12 +75,12 @@ class Waiting(Pending):
             return self._pending()
 
 
-def open_core(asked: Namespace) -> EngineCore:
-    options = dict(
-        model_path=model_dir(asked.shape), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16",
-        mem_fraction_static=0.85, context_length=12288,
-    )  # fmt: skip
-    return EngineCore(resolve(Choices.of(**options, **dict(pair.split("=") for pair in asked.option))), Nowhere())
+def open_core(model_path: str, **options: Any) -> EngineCore:
+    """A core in this process, with random weights."""
+    usual: dict[str, Any] = dict(
+        load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", mem_fraction_static=0.85, context_length=12288
+    )
+    return EngineCore(resolve(Choices.of(model_path=model_path, **usual, **options)), Nowhere())
 
 
 def fill(core: EngineCore, rows: int, tokens: int, prefix: int) -> None:
@@ -162,7 +162,7 @@ def parse() -> Namespace:
 
 def main() -> int:
     asked = parse()
-    core = open_core(asked)
+    core = open_core(model_dir(asked.shape), **dict(pair.split("=") for pair in asked.option))
     rows, tables = [], {}
     for case in asked.cases.split(","):
         row, kernels = measure(core, *map(int, case.split(":")))
