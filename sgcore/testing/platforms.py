@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from threading import Thread
 from typing import ClassVar
 
 import pytest
@@ -68,6 +69,25 @@ class PlatformSuite:
         x.fill_(5)
         replay()
         assert out.tolist() == [10.0] * 4
+
+    def test_others_may_compute_during_a_capture(self, opened: Platform) -> None:
+        """As a second engine of the process does."""
+        if not self.platform.can_capture:
+            pytest.skip("the platform captures nothing")
+        x = torch.ones(64, 64, device=opened.initialise(0), dtype=getattr(torch, self.platform.dtypes[0]))
+        kernels, found = opened.kernels(), []
+
+        def other() -> None:
+            found.append(float(kernels.linear(x, x).sum()))
+
+        def work() -> None:
+            thread = Thread(target=other)
+            thread.start()
+            thread.join()
+            x.mul(2)
+
+        opened.capture(work)
+        assert found == [64.0**3]
 
     def test_a_capture_that_fails_does_no_harm(self, opened: Platform) -> None:
         if not self.platform.can_capture:

@@ -32,7 +32,6 @@ class Products:
     def __init__(self) -> None:
         self._chosen: dict[Shape, str] = {}
         self._file: Path | None = None
-        self._active = ""
         self._scratch: Tensor | None = None
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -41,13 +40,8 @@ class Products:
         library = self._chosen.get(shape)
         if library is None:
             library = self._choose(shape, lambda: F.linear(x, weight, bias))
-        self._use(library)
+        _use(library)
         return F.linear(x, weight, bias)
-
-    def _use(self, library: str) -> None:
-        if library != self._active:
-            torch.backends.cuda.preferred_blas_library(library)
-            self._active = library
 
     def _choose(self, shape: Shape, multiply: Callable[[], Tensor]) -> str:
         if torch.cuda.is_current_stream_capturing():
@@ -63,7 +57,7 @@ class Products:
         """Milliseconds of one product whose weight is not in the cache."""
         if self._scratch is None:
             self._scratch = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda")
-        self._use(library)
+        _use(library)
         multiply()
         marks = []
         for _ in range(REPEATS):
@@ -73,7 +67,8 @@ class Products:
             multiply()
             end.record()
             marks.append((begin, end))
-        torch.cuda.synchronize()
+        # Not the whole device: another engine of the process may be capturing.
+        marks[-1][1].synchronize()
         return median(begin.elapsed_time(end) for begin, end in marks)
 
     def _load(self) -> None:
@@ -100,6 +95,17 @@ class Products:
             new.replace(self._file)
         except OSError:
             new.unlink(missing_ok=True)
+
+
+_active = ""
+"""The library that torch uses: it has one choice for the whole process."""
+
+
+def _use(library: str) -> None:
+    global _active
+    if library != _active:
+        torch.backends.cuda.preferred_blas_library(library)
+        _active = library
 
 
 def cache_file() -> Path:

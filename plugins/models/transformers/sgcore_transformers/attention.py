@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from sgcore.layers.attention import Attention
+from sgcore_transformers.rotary import Rotation
 
 if TYPE_CHECKING:
     from sgcore.runner.batch import ForwardBatch
@@ -28,9 +30,15 @@ PLACE = "sgcore_attention"
 
 @dataclass
 class Step:
-    """The batch that is computed; one for all layers of a model."""
+    """What is computed; one for all layers of a model."""
 
     batch: ForwardBatch | None = None
+    rotation: Rotation | None = None
+    """Of the queries and keys that attend next."""
+
+    def take_rotation(self) -> Rotation | None:
+        rotation, self.rotation = self.rotation, None
+        return rotation
 
 
 @dataclass(frozen=True)
@@ -45,20 +53,29 @@ class Call:
     scale: float | None
     window: int | None
     rest: dict[str, Any]
+    rotation: Rotation | None
 
 
-_calls: ContextVar[list[Call]] = ContextVar("calls")
+@dataclass
+class Record:
+    """The calls of modules without a `PagedAttention`, which attend to nothing."""
+
+    step: Step
+    calls: list[Call] = field(default_factory=list)
+
+
+_record: ContextVar[Record] = ContextVar("record")
 
 
 @contextmanager
-def recorded() -> Iterator[list[Call]]:
-    """Within, modules without a `PagedAttention` are listed, and attend to nothing."""
-    calls: list[Call] = []
-    token = _calls.set(calls)
+def recorded(step: Step) -> Iterator[list[Call]]:
+    """Within, the calls are listed."""
+    record = Record(step)
+    token = _record.set(record)
     try:
-        yield calls
+        yield record.calls
     finally:
-        _calls.reset(token)
+        _record.reset(token)
 
 
 class PagedAttention(nn.Module):
@@ -70,8 +87,14 @@ class PagedAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         assert self.step.batch is not None
-        q, k, v = (x.squeeze(0).transpose(0, 1).contiguous() for x in (q, k, v))
-        return self.attention(q, k, v, self.step.batch).view(1, *q.shape)
+        q, k, v = (x.squeeze(0).transpose(0, 1) for x in (q, k, v))
+        rotation = self.step.take_rotation()
+        if rotation is None:
+            out = self.attention(q.contiguous(), k.contiguous(), v.contiguous(), self.step.batch)
+        else:
+            cos, sin = rotation.cos.transpose(0, 1), rotation.sin.transpose(0, 1)
+            out = self.attention.rotary(torch.cat((q, k, v), 1).flatten(1), None, cos, sin, self.step.batch)
+        return out.view(1, *q.shape)
 
 
 def attend(
@@ -88,8 +111,9 @@ def attend(
     paged = module._modules.get(PLACE)
     if paged is not None:
         return paged(query, key, value), None
-    call = Call(module, query, key, value, attention_mask, scaling, sliding_window, rest)
-    _calls.get().append(call)
+    record = _record.get()
+    rotation = record.step.take_rotation()
+    record.calls.append(Call(module, query, key, value, attention_mask, scaling, sliding_window, rest, rotation))
     return query.new_empty(query.shape[:-1] + value.shape[-1:]).transpose(1, 2), None
 
 

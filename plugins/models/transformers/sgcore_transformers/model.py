@@ -45,11 +45,11 @@ class TransformersModel(nn.Module, Model):
         self.ignored = [re.compile(pattern) for pattern in causal._keys_to_ignore_on_load_unexpected or ()]
         self.tied: Mapping[str, str] = dict(causal.all_tied_weights_keys)
         decoder = causal.get_decoder()
-        layers = attention_layers(causal, decoder, _head(causal, decoder))
+        self.step = Step()
+        layers = attention_layers(causal, decoder, _head(causal, decoder), self.step)
         _check_words(hf_config, causal.config)
         replace_norms(causal, build)
         materialise(causal, build, self.tied)
-        self.step = Step()
         for index, layer in enumerate(layers):
             layer.module.add_module(PLACE, PagedAttention(layer.attention(build.kernels, index), self.step))
         for child, module in causal.named_children():

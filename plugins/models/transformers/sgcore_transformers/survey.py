@@ -18,7 +18,8 @@ from torch import nn
 from sgcore.errors import LaunchError
 from sgcore.kernels import Kernels
 from sgcore.layers.attention import Attention
-from sgcore_transformers.attention import Call, recorded
+from sgcore_transformers.attention import Call, Step, recorded
+from sgcore_transformers.rotary import defer, restore
 
 TOKENS = 3
 KNOWN = ("dropout", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict")
@@ -41,24 +42,28 @@ class Layer:
         return Attention(kernels, index, self.heads, self.kv_heads, self.head_dim, self.window, self.scale)
 
 
-def attention_layers(causal: Any, decoder: nn.Module, head: nn.Module) -> list[Layer]:
+def attention_layers(causal: Any, decoder: nn.Module, head: nn.Module, step: Step) -> list[Layer]:
     """The layers of `decoder`, whose parameters are on the meta device, as those of `head`, which gives the logits.
 
-    Raises LaunchError where one can't work.
+    Those that can leave their rotary embedding to the cache's kernel do so, through `step`. Raises LaunchError where
+    one can't work.
     """
     name = type(causal).__name__
     if causal._is_stateful:
         raise refusal(name, "its layers keep a state beside keys and values")
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         raise refusal(name, "its forward pass takes no position_ids")
+    defer(decoder.modules(), step)
     ids = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
     with _buffers_on_meta(causal), torch.inference_mode():
-        with _refusing(name), recorded() as calls:
+        with _refusing(name), recorded(step) as calls:
             hidden = decoder(input_ids=ids, position_ids=ids, use_cache=False).last_hidden_state
         if problems := [problem for call in calls for problem in _problems(call)]:
             raise refusal(name, problems[0])
         with _refusing(name):
             head(inputs_embeds=hidden, use_cache=False)
+    for call in calls:
+        restore(call)
     layers = [_layer(call) for call in calls]
     _check_whole(name, causal.config, layers)
     return layers

@@ -63,6 +63,24 @@ def test_norms_are_replaced_where_they_compute_the_same(config: Any, architectur
     assert sum(isinstance(module, RMSNorm) for module in modules) == replaced
 
 
+@pytest.mark.parametrize(
+    ("config", "architecture", "is_deferred"),
+    [
+        (hf.OlmoConfig(**SMALL), "OlmoForCausalLM", True),
+        (hf.Qwen3Config(**SMALL), "Qwen3ForCausalLM", True),
+        (hf.CohereConfig(**SMALL), "CohereForCausalLM", False),
+        (hf.StableLmConfig(**SMALL), "StableLmForCausalLM", False),
+        (hf.HunYuanDenseV1Config(**SMALL), "HunYuanDenseV1ForCausalLM", False),
+    ],
+    ids=["halves", "behind a norm", "pairs", "a part of each head", "before a norm"],
+)
+def test_a_rotary_embedding_is_left_to_the_cache_where_it_is_the_same(
+    config: Any, architecture: str, is_deferred: bool
+) -> None:
+    attending = [layer.self_attn for layer in build(config, architecture).model.layers]
+    assert ["forward" in vars(module) for module in attending] == [is_deferred] * 2
+
+
 class Zero(LinearMethod):
     """A quantization that keeps nothing of a weight but its rows."""
 
