@@ -7,82 +7,49 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from gpu_layers import KINDS, Layer, chain_us, layer_products
 from gpu_timing import BYTES_PER_US, FLOP_PER_US, copies, graph_us
 from harness import arguments, report
 from offline import SHAPES
-from torch import Tensor
 
 from sgcore.kernels import FLOAT8, Kernels
 from sgcore_cuda.kernels import CudaKernels
 
-GROUP = 128
-Product = Callable[[Tensor], Any]
-
-
-def bf16(kernels: Kernels, rows: int, size: int) -> tuple[int, Product]:
-    weight = kernels.pack(torch.randn(rows, size, dtype=torch.bfloat16) / size**0.5)
-    return 2 * rows * size, lambda x: kernels.linear(x, weight)
-
-
-def fp8(kernels: Kernels, rows: int, size: int) -> tuple[int, Product]:
-    weight, scale = torch.randn(rows, size).to(FLOAT8), torch.rand(rows) / size**0.5
-    return rows * size, lambda x: kernels.linear_fp8(x, weight, scale)
-
-
-def fp8_blocks(kernels: Kernels, rows: int, size: int) -> tuple[int, Product]:
-    weight = torch.randn(rows, size).to(FLOAT8)
-    scale = torch.rand(-(-rows // GROUP), -(-size // GROUP)) / size**0.5
-    return rows * size, lambda x: kernels.linear_fp8(x, weight, scale, block=(GROUP, GROUP))
-
-
-def integers(kernels: Kernels, rows: int, size: int, bits: int) -> tuple[int, Product]:
-    weight = kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
-    zeros = torch.randint(0, 1 << bits, (rows, size // GROUP), dtype=torch.uint8)
-    scales, zeros = kernels.pack_scales((torch.rand(rows, size // GROUP) / size**0.5).half(), zeros, bits)
-    moved = weight.nbytes + scales.nbytes
-    return moved, lambda x: kernels.linear_int(x, weight, scales, zeros, bits)
-
-
-KINDS: dict[str, Callable[[Kernels, int, int], tuple[int, Product]]] = {
-    "bf16": bf16,
-    "fp8": fp8,
-    "fp8 blocks": fp8_blocks,
-    "int8": partial(integers, bits=8),
-    "int4": partial(integers, bits=4),
-}
-
-
-def layer_products(shape: str) -> dict[str, tuple[int, int]]:
-    """(out, in) of each product of a layer."""
-    config = SHAPES[shape]
-    hidden, inner, head_dim = (config[key] for key in ("hidden_size", "intermediate_size", "head_dim"))
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    return {
-        "qkv": ((heads + 2 * kv_heads) * head_dim, hidden),
-        "o": (hidden, heads * head_dim),
-        "gate and up": (2 * inner, hidden),
-        "down": (hidden, inner),
-    }
+MOST_LAYERS = 4
+"""Of a chain: their weights of 4 bits are larger than the cache."""
+MOST_CHAINED = 64
+"""Tokens."""
 
 
 def measure(kernels: Kernels, kind: str, rows: int, size: int, counts: list[int]) -> list[dict[str, Any]]:
     """Microseconds of the product at each number of tokens."""
     made = [KINDS[kind](kernels, rows, size)]
-    made += [KINDS[kind](kernels, rows, size) for _ in range(min(copies(made[0][0]), 64) - 1)]
-    moved = made[0][0]
+    moved = made[0].moved
+    made += [KINDS[kind](kernels, rows, size) for _ in range(min(copies(moved), 64) - 1)]
     rate = FLOP_PER_US[FLOAT8 if kind.startswith("fp8") else torch.bfloat16]
     found = []
     for tokens in counts:
         x = torch.randn(tokens, size, dtype=torch.bfloat16)
         floor = max(moved / BYTES_PER_US, 2 * tokens * rows * size / rate)
-        us = graph_us([partial(product, x) for _, product in made])
+        us = graph_us([partial(weight.linear, kernels, x) for weight in made])
         found.append({"out": rows, "in": size, "kind": kind, "tokens": tokens, "us": us, "share of floor": floor / us})
     return found
+
+
+def chained(kernels: Kernels, kind: str, shape: str, counts: list[int]) -> list[dict[str, Any]]:
+    """Microseconds of a layer whose products wait for each other, with its norms and its gate."""
+    layers = [Layer(kernels, kind, shape) for _ in range(MOST_LAYERS)]
+    floor = layers[0].moved / BYTES_PER_US
+    return [
+        {"kind": kind, "tokens": tokens, "us": us, "floor, us": floor}
+        for tokens in counts
+        if tokens <= MOST_CHAINED
+        for us in [chain_us(layers, tokens)]
+    ]
 
 
 def layer_sums(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -109,12 +76,15 @@ def main() -> int:
     kernels = CudaKernels()
     torch.set_default_device("cuda")
     counts = [int(word) for word in asked.tokens.split(",")]
-    found = []
+    found, chains = [], []
     for kind in asked.kinds.split(","):
+        chains += chained(kernels, kind, asked.shape, counts)
+        torch.cuda.empty_cache()
         for rows, size in layer_products(asked.shape).values():
             found += measure(kernels, kind, rows, size, counts)
             torch.cuda.empty_cache()
-    report("gpu_products", {"All of a layer": layer_sums(found), "Products": found}, asked.output)
+    tables = {"All of a layer": layer_sums(found), "A layer, each product behind the one before": chains}
+    report("gpu_products", {**tables, "Products": found}, asked.output)
     return 0
 
 

@@ -69,10 +69,44 @@ class Kernels:
         input_scale: Tensor | None = None,
     ) -> Tensor:
         """`product_fp8` with x (tokens, in) rounded by `quantize_fp8`: with `input_scale` (1,), by groups of a block's
-        columns, or by token.
+        columns, or by token. An override may leave x as it is where that is faster.
         """
         quantised, rates = self.quantize_fp8(x, input_scale, None if block is None else block[1])
         return self.product_fp8(quantised, rates, weight, scale, x.dtype, bias, block)
+
+    def add_norm_linear_fp8(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+        input_scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`linear_fp8` of the normed sum `x + residual`, and the sum, as in `add_norm`."""
+        group = None if block is None else block[1]
+        rounded, rates, total = self.add_norm_fp8(x, residual, norm, eps, input_scale, group)
+        return self.product_fp8(rounded, rates, weight, scale, x.dtype, bias, block), total
+
+    def add_norm_gated_fp8(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+        input_scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`silu_mul` of `add_norm_linear_fp8`, and the sum."""
+        group = None if block is None else block[1]
+        rounded, rates, total = self.add_norm_fp8(x, residual, norm, eps, input_scale, group)
+        return self.gated_fp8(rounded, rates, weight, scale, x.dtype, bias, block), total
 
     def product_fp8(
         self,
@@ -175,6 +209,38 @@ class Kernels:
     ) -> Tensor:
         """`silu_mul` of `linear_int`."""
         return self.silu_mul(self.linear_int(x, weight, scales, zeros, bits, bias))
+
+    def add_norm_linear_int(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`linear_int` of the normed sum `x + residual`, and the sum, as in `add_norm`."""
+        normed, total = self.add_norm(x, residual, norm, eps)
+        return self.linear_int(normed, weight, scales, zeros, bits, bias), total
+
+    def add_norm_gated_int(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`silu_mul` of `add_norm_linear_int`, and the sum."""
+        normed, total = self.add_norm(x, residual, norm, eps)
+        return self.gated_int(normed, weight, scales, zeros, bits, bias), total
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
         """(tokens,) int64 -> (tokens, hidden)."""

@@ -59,8 +59,7 @@ class Float8Linear(LinearMethod):
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
         weight, scale, given = self._stored(layer)
         if given is None or len(given) == 1:
-            rounded, rates = self.kernels.quantize_fp8(x, given, self._group)
-            return self.kernels.product_fp8(rounded, rates, weight, scale, x.dtype, bias, self.block)
+            return self.kernels.linear_fp8(x, weight, scale, bias, self.block, given)
         outputs, begin = [], 0
         for part, size in enumerate(self.part_sizes):
             rows = slice(begin, begin + size)
@@ -75,8 +74,9 @@ class Float8Linear(LinearMethod):
         weight, scale, given = self._stored(layer)
         if given is not None and len(given) > 1:
             return super().apply_normed(layer, norm, x, residual, bias)
-        rounded, rates, total = self.kernels.add_norm_fp8(x, residual, norm.weight, norm.eps, given, self._group)
-        return self.kernels.product_fp8(rounded, rates, weight, scale, x.dtype, bias, self.block), total
+        return self.kernels.add_norm_linear_fp8(
+            x, residual, norm.weight, norm.eps, weight, scale, bias, self.block, given
+        )
 
     def apply_gated(
         self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
@@ -84,13 +84,9 @@ class Float8Linear(LinearMethod):
         weight, scale, given = self._stored(layer)
         if given is not None and len(given) > 1:
             return super().apply_gated(layer, norm, x, residual, bias)
-        rounded, rates, total = self.kernels.add_norm_fp8(x, residual, norm.weight, norm.eps, given, self._group)
-        return self.kernels.gated_fp8(rounded, rates, weight, scale, x.dtype, bias, self.block), total
-
-    @property
-    def _group(self) -> int | None:
-        """Features of an input that share a scale; None: all of a token's."""
-        return None if self.block is None else self.block[1]
+        return self.kernels.add_norm_gated_fp8(
+            x, residual, norm.weight, norm.eps, weight, scale, bias, self.block, given
+        )
 
     def _stored(self, layer: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
         """Weight, its scale, and the inputs' scales where the checkpoint has them."""

@@ -97,19 +97,37 @@ class IntegerLinear(LinearMethod):
             begin += size
         return torch.cat(outputs, dim=1)
 
+    def apply_normed(
+        self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if layer.order is not None:
+            return super().apply_normed(layer, norm, x, residual, bias)
+        weight, scales, zeros = self._stored(layer)
+        return self.kernels.add_norm_linear_int(
+            x, residual, norm.weight, norm.eps, weight, scales, zeros, self.bits, bias
+        )
+
     def apply_gated(
         self, layer: nn.Module, norm: RMSNorm, x: Tensor, residual: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         order: Tensor | None = layer.order  # type: ignore[assignment]
-        if order is not None and len(order) > 1:
+        weight, scales, zeros = self._stored(layer)
+        if order is None:
+            return self.kernels.add_norm_gated_int(
+                x, residual, norm.weight, norm.eps, weight, scales, zeros, self.bits, bias
+            )
+        if len(order) > 1:
             return super().apply_gated(layer, norm, x, residual, bias)
         normed, total = norm.add(x, residual)
-        ordered = normed if order is None else normed.index_select(1, order[0])
-        weight, scales, zeros = (getattr(layer, name) for name in ("weight", "scales", "zeros"))
+        ordered = normed.index_select(1, order[0])
         return self.kernels.gated_int(ordered, weight, scales, zeros, self.bits, bias), total
 
+    def _stored(self, layer: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weight, scales, and zeros where they are apart."""
+        return layer.weight, layer.scales, layer.zeros  # type: ignore[return-value]
+
     def _product(self, layer: nn.Module, x: Tensor, bias: Tensor | None, rows: slice | None = None) -> Tensor:
-        taken: list[Any] = [layer.weight, layer.scales, layer.zeros, bias]
+        taken: list[Any] = [*self._stored(layer), bias]
         if rows is not None:
             taken = [None if tensor is None else tensor[rows] for tensor in taken]
         return self.kernels.linear_int(x, taken[0], taken[1], taken[2], self.bits, taken[3])

@@ -77,9 +77,35 @@ class KernelSuite:
             tolerance = max(TOLERANCES.get(expected.dtype, 0.0), 4e-3)
             torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
+    def compare_float8(
+        self,
+        name: str,
+        inputs: tuple[Any, ...],
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        bias: Any,
+        block: Any,
+        *own: Any,
+    ) -> None:
+        """Of inputs that are rounded, or left as they are."""
+        actual = getattr(self.kernels, name)(*inputs, weight, scale, bias, block, *own)
+        rounded = getattr(REFERENCE, name)(*inputs, weight, scale, bias, block, *own)
+        wide = REFERENCE.widen_fp8(weight, scale, block or (1, weight.shape[1]))
+        own_bias = None if bias is None else bias.float()
+        plain = getattr(REFERENCE, name.removesuffix("_fp8"))(
+            *(x.float() if isinstance(x, torch.Tensor) else x for x in inputs), wide, own_bias
+        )
+        if isinstance(actual, torch.Tensor):
+            actual, rounded, plain = (actual,), (rounded,), (plain,)
+        for mine, *others in zip(actual, rounded, plain, strict=True):
+            assert mine.shape == others[0].shape and mine.dtype == others[0].dtype
+            tolerance = max(TOLERANCES.get(mine.dtype, 0.0), 4e-3)
+            errors = [float((mine.float() - other.float()).abs().max() / other.abs().max()) for other in others]
+            assert min(errors) < 2 * tolerance, errors
+
     def compare_integers(self, name: str, *args: Any) -> None:
         for actual, expected in self.both(name, *args):
-            self.assert_near(actual, expected, 3 if name == "gated_int" else 1)
+            self.assert_near(actual, expected, 3 if "gated" in name else 1)
 
     def assert_near(self, actual: torch.Tensor, expected: torch.Tensor, factors: int = 1) -> None:
         """Within `integer_error` of each of so many factors."""
@@ -157,6 +183,10 @@ class KernelSuite:
         for added in (None, bias):
             self.compare_integers("linear_int", x, weight, scales, zeros, bits, added)
             self.compare_integers("gated_int", x, weight, scales, zeros, bits, added)
+        residual, norm = random(tokens, size, dtype=dtype), random(size, dtype=dtype)
+        for added in (None, residual):
+            for name in ("add_norm_linear_int", "add_norm_gated_int"):
+                self.compare_integers(name, x, added, norm, EPS, weight, scales, zeros, bits, bias)
         self.compare_integers("linear_int", x, weight[8:24], scales[8:24], None if zeros is None else zeros[8:24], bits)
         packed = self.kernels.pack_scales(scales, zeros, bits)
         product = self.kernels.linear_int(x, weight, *packed, bits, bias)
@@ -174,11 +204,15 @@ class KernelSuite:
             scale = torch.rand(-(-rows // block[0]), -(-size // block[1])) + 0.1
         scale = scale / 80 / size**0.5
         for added in (None, bias):
-            self.compare_rounded("linear_fp8", x, weight, scale, added, block)
+            self.compare_float8("linear_fp8", (x,), weight, scale, added, block)
             rounded = REFERENCE.quantize_fp8(x, None, None if block is None else block[1])
             self.compare_rounded("gated_fp8", *rounded, weight, scale, dtype, added, block)
         if block is None:
-            self.compare_rounded("linear_fp8", x, weight, scale, bias, None, torch.tensor([0.004]))
+            self.compare_float8("linear_fp8", (x,), weight, scale, bias, None, torch.tensor([0.004]))
+        residual, norm = random(tokens, size, dtype=dtype), random(size, dtype=dtype)
+        for added in (None, residual):
+            for name in ("add_norm_linear_fp8", "add_norm_gated_fp8"):
+                self.compare_float8(name, (x, added, norm, EPS), weight, scale, bias, block)
 
     @pytest.mark.parametrize("size, group", [(64, None), (100, None), (300, 128)])
     def test_float8_rounding(self, dtype: torch.dtype, size: int, group: int | None) -> None:

@@ -27,18 +27,18 @@ LONGEST_STEP = 128
 STAGES = 3 if torch.version.hip else 4
 """Triton 3.6 can't compile 4 for gfx950."""
 TILES: dict[tuple[int, int, int], tuple[int, int, int, int]] = {
-    (8, 6144, 4096): (128, 8, 3, 8),
-    (8, 4096, 4096): (128, 8, 3, 4),
-    (8, 28672, 4096): (64, 1, 4, 2),
-    (8, 4096, 14336): (64, 4, 4, 4),
-    (16, 6144, 4096): (128, 8, 3, 4),
+    (8, 4096, 4096): (128, 8, 3, 8),
+    (8, 4096, 14336): (128, 8, 3, 8),
+    (8, 6144, 4096): (64, 8, 4, 4),
+    (8, 28672, 4096): (128, 1, 4, 8),
     (16, 4096, 4096): (64, 4, 4, 2),
-    (16, 28672, 4096): (64, 1, 3, 2),
-    (16, 4096, 14336): (128, 4, 4, 4),
-    (64, 6144, 4096): (128, 4, 3, 4),
-    (64, 4096, 4096): (128, 4, 3, 4),
-    (64, 28672, 4096): (64, 1, 3, 4),
+    (16, 4096, 14336): (128, 8, 3, 8),
+    (16, 6144, 4096): (64, 2, 4, 2),
+    (16, 28672, 4096): (64, 1, 4, 2),
+    (64, 4096, 4096): (128, 4, 4, 8),
     (64, 4096, 14336): (128, 8, 3, 4),
+    (64, 6144, 4096): (128, 4, 3, 4),
+    (64, 28672, 4096): (64, 1, 3, 4),
 }
 """(tokens rounded up, out, in) -> rows of the weight, parts of `in`, stages, warps; measured on one H100."""
 
@@ -131,9 +131,9 @@ def _halves(packed, zero, DTYPE: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _scale_and_zero(word):
-    """float32 (ROWS,) and (ROWS, 1) of `pack_scales`'s words."""
-    return (word & -256).to(tl.float32, bitcast=True), (word & 255).to(tl.float32)[:, None]
+def scale_and_zero(word):
+    """float32 of `pack_scales`'s words."""
+    return (word & -256).to(tl.float32, bitcast=True), (word & 255).to(tl.float32)
 
 
 @triton.jit
@@ -148,11 +148,12 @@ def _inputs(at, is_token, BITS: tl.constexpr):
 @triton.jit
 def _products(packed, word, x_low, x_high, BITS: tl.constexpr, ASM: tl.constexpr):
     """One step's products (ROWS, TOKENS) float32."""
-    scale, zero = _scale_and_zero(word)
+    scale, zero = scale_and_zero(word)
+    scale, zero = scale[:, None], zero[:, None]
     if BITS == 8:
-        return tl.dot(_bytes(packed, zero, x_low.dtype, ASM), x_low) * scale[:, None]
+        return tl.dot(_bytes(packed, zero, x_low.dtype, ASM), x_low) * scale
     low, high = _halves(packed, zero, x_low.dtype, ASM)
-    return tl.dot(high, x_high, tl.dot(low, x_low)) * scale[:, None]
+    return tl.dot(high, x_high, tl.dot(low, x_low)) * scale
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -232,8 +233,8 @@ def _widen(
     byte = tl.arange(0, STEP * BITS // 8)
     row = tl.minimum(n, ROWS_OUT - 1).to(tl.int64)
     packed = tl.load(weight + row[:, None] * (SIZE * BITS // 8) + start * BITS // 8 + byte[None, :])
-    scale, zero = _scale_and_zero(tl.load(words + row * row_stride + start // GROUP * group_stride))
-    scale = scale[:, None]
+    scale, zero = scale_and_zero(tl.load(words + row * row_stride + start // GROUP * group_stride))
+    scale, zero = scale[:, None], zero[:, None]
     dtype: tl.constexpr = out.dtype.element_ty
     inside = (n < ROWS_OUT)[:, None]
     out_at = out + row[:, None] * SIZE + start

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sgcore.kernels import Block, Kernels
-from sgcore_triton import draw, float8, integers, narrow, norms, rotary, sampling, skinny
+from sgcore_triton import draw, float8, integers, narrow, norms, rotary, sampling, skinny, skinny_int
 from sgcore_triton.targets import runs_here
 
 
@@ -18,7 +18,7 @@ class TritonKernels(Kernels):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if runs_here(x) and skinny.is_skinny(x, weight):
-            return skinny.linear(x, weight, bias)
+            return skinny.multiply(x, weight, bias)[0]
         if narrow.takes(x, weight):
             return narrow.linear(x, weight, bias)
         return super().linear(x, weight, bias)
@@ -27,6 +27,53 @@ class TritonKernels(Kernels):
         if float8.takes_rounding(x, group):
             return float8.quantize(x, scale, group)
         return super().quantize_fp8(x, scale, group)
+
+    def linear_fp8(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+        input_scale: Tensor | None = None,
+    ) -> Tensor:
+        if skinny.takes_float8(x, weight, block):
+            return skinny.multiply(x, weight, bias, scale=scale, block=block)[0]
+        return super().linear_fp8(x, weight, scale, bias, block, input_scale)
+
+    def add_norm_linear_fp8(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+        input_scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        added = (norm, residual, eps)
+        if skinny.takes_float8(x, weight, block, added):
+            return skinny.multiply(x, weight, bias, added, scale=scale, block=block)
+        return super().add_norm_linear_fp8(x, residual, norm, eps, weight, scale, bias, block, input_scale)
+
+    def add_norm_gated_fp8(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+        input_scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        added = (norm, residual, eps)
+        if skinny.takes_float8(x, weight, block, added):
+            return skinny.multiply(x, weight, bias, added, is_gated=True, scale=scale, block=block)
+        return super().add_norm_gated_fp8(x, residual, norm, eps, weight, scale, bias, block, input_scale)
 
     def add_norm_fp8(
         self,
@@ -89,6 +136,8 @@ class TritonKernels(Kernels):
         if not integers.takes(x, scales, zeros):
             return super().linear_int(x, weight, *_unpacked(scales, zeros), bits, bias)
         words = _packed(scales, zeros, bits)
+        if skinny_int.takes(x):
+            return skinny_int.multiply(x, weight, words, bits, bias)[0]
         if x.shape[0] <= integers.MOST_TOKENS:
             return integers.linear(x, weight, words, bits, bias)
         # So many tokens go to a library's kernel, which starts when its predecessor has ended.
@@ -104,8 +153,45 @@ class TritonKernels(Kernels):
         bias: Tensor | None = None,
     ) -> Tensor:
         if integers.takes(x, scales, zeros) and x.shape[0] <= integers.MOST_TOKENS:
-            return integers.linear(x, weight, _packed(scales, zeros, bits), bits, bias, is_gated=True)
+            words = _packed(scales, zeros, bits)
+            if skinny_int.takes(x):
+                return skinny_int.multiply(x, weight, words, bits, bias, is_gated=True)[0]
+            return integers.linear(x, weight, words, bits, bias, is_gated=True)
         return super().gated_int(x, weight, scales, zeros, bits, bias)
+
+    def add_norm_linear_int(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        added = (norm, residual, eps)
+        if integers.takes(x, scales, zeros) and skinny_int.takes(x, added):
+            return skinny_int.multiply(x, weight, _packed(scales, zeros, bits), bits, bias, added)
+        return super().add_norm_linear_int(x, residual, norm, eps, weight, scales, zeros, bits, bias)
+
+    def add_norm_gated_int(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Tensor,
+        eps: float,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        added = (norm, residual, eps)
+        if integers.takes(x, scales, zeros) and skinny_int.takes(x, added):
+            return skinny_int.multiply(x, weight, _packed(scales, zeros, bits), bits, bias, added, is_gated=True)
+        return super().add_norm_gated_int(x, residual, norm, eps, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return norms.rms_norm(x, weight, eps) if norms.takes(x) else super().rms_norm(x, weight, eps)
@@ -119,14 +205,14 @@ class TritonKernels(Kernels):
         self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if runs_here(x) and skinny.norms_too(x, residual, weight):
-            return skinny.add_norm_linear(x, residual, norm, eps, weight, bias)
+            return skinny.multiply(x, weight, bias, (norm, residual, eps))
         return super().add_norm_linear(x, residual, norm, eps, weight, bias)
 
     def add_norm_gated(
         self, x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if runs_here(x) and skinny.norms_too(x, residual, weight):
-            return skinny.add_norm_gated(x, residual, norm, eps, weight, bias)
+            return skinny.multiply(x, weight, bias, (norm, residual, eps), is_gated=True)
         if narrow.takes(x, weight):
             normed, total = self.add_norm(x, residual, norm, eps)
             return narrow.linear(normed, weight, bias, is_gated=True), total

@@ -2,7 +2,8 @@
 
 A program owns a few rows of the weight. Its threads lie along `in`, 16 bytes each, and multiply in float32: with few
 tokens there is too little arithmetic to be worth the matrix units. The first tile is loaded before the program waits
-for its inputs, so that memory stays busy while the kernel before ends.
+for its inputs, so that memory stays busy while the kernel before ends. A weight of 8-bit floats is multiplied by inputs
+as they are, since to round them would take longer than it saves.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sgcore.kernels import Block
 from sgcore_triton.launch import overlap, wait_for_inputs
 from sgcore_triton.norms import gated
-from sgcore_triton.targets import FLOATS
+from sgcore_triton.targets import FLOATS, has_float8
 
 MOST_TOKENS = 2
 """With more, arithmetic takes longer than reading the weight: they go through the matrix units (`narrow`)."""
+
+BLOCK_COLUMNS = 128
+"""Of a block of the weight with a scale."""
+
+Norm = tuple[Tensor, Tensor | None, float]
+"""Its weight, the residual that is added first, and its eps."""
 
 TILES: dict[tuple[int, int, int], tuple[int, int]] = {
     (1, 6144, 4096): (4, 4),
@@ -42,6 +50,17 @@ TILES: dict[tuple[int, int, int], tuple[int, int]] = {
     (2, 151936, 1024): (4, 4),
 }
 """(tokens rounded up to a power of two, out, in) -> rows of the weight for a program, warps; measured on one H100."""
+TILES_FLOAT8: dict[tuple[int, int, int], tuple[int, int]] = {
+    (1, 4096, 4096): (2, 2),
+    (1, 4096, 14336): (2, 2),
+    (1, 6144, 4096): (4, 4),
+    (1, 28672, 4096): (2, 4),
+    (2, 4096, 4096): (4, 8),
+    (2, 4096, 14336): (4, 2),
+    (2, 6144, 4096): (4, 4),
+    (2, 28672, 4096): (4, 4),
+}
+"""The same for weights of 8 bits."""
 
 
 @triton.jit
@@ -53,9 +72,19 @@ def _weights(at, k, SIZE: tl.constexpr, STEP: tl.constexpr):
 
 
 @triton.jit
+def _scaled(sums, scale_at, lane, SIZE: tl.constexpr, BLOCKS: tl.constexpr):
+    """A thread's sums, times the scale of their block where each has so many columns; a thread's numbers lie in one."""
+    if BLOCKS:
+        sums *= tl.sum(tl.load(scale_at + lane // BLOCKS, mask=lane < SIZE, other=0.0), 3)
+    return sums
+
+
+@triton.jit
 def _multiply(
-    products, others, squares, w, w_up, scale, x, residual, total, x_stride, residual_stride, tokens, k, writes,
+    products, others, squares, w, w_up, scale, block_at, up_block_at, x, residual, total, x_stride, residual_stride,
+    tokens, lane, k, writes,
     SIZE: tl.constexpr, TOKENS: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, ADDS: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Add one tile's products (GROUPS, TOKENS, ROWS); a thread keeps its own sums until the end."""
     index = tl.arange(0, TOKENS)[None, :, None]
@@ -74,14 +103,14 @@ def _multiply(
             squares += tl.where(index == token, tl.sum(wide * wide, 3), 0.0)
             wide *= scale.to(tl.float32)
         # The index is known when compiling: each token adds to its own registers.
-        products += tl.where(index == token, tl.sum(w * wide, 3), 0.0)
+        products += tl.where(index == token, _scaled(tl.sum(w * wide, 3), block_at, lane, SIZE, BLOCKS), 0.0)
         if GATED:
-            others += tl.where(index == token, tl.sum(w_up * wide, 3), 0.0)
+            others += tl.where(index == token, _scaled(tl.sum(w_up * wide, 3), up_block_at, lane, SIZE, BLOCKS), 0.0)
     return products, others, squares
 
 
 @triton.jit
-def _finish(products, rate, bias, n, ROWS_OUT: tl.constexpr, HAS_BIAS: tl.constexpr, DTYPE: tl.constexpr):
+def finish(products, rate, bias, n, ROWS_OUT: tl.constexpr, HAS_BIAS: tl.constexpr, DTYPE: tl.constexpr):
     """(TOKENS, ROWS) sums over all threads, scaled by the norm's rate and rounded once."""
     result = tl.sum(products, 0) * rate
     if HAS_BIAS:
@@ -91,25 +120,32 @@ def _finish(products, rate, bias, n, ROWS_OUT: tl.constexpr, HAS_BIAS: tl.conste
 
 @triton.jit(do_not_specialize=["tokens", "eps"])
 def _skinny(
-    x, residual, norm, weight, bias, out, total, x_stride, residual_stride, weight_stride, tokens, eps,
+    x, residual, norm, weight, scales, bias, out, total, x_stride, residual_stride, weight_stride, tokens, eps,
     ROWS_OUT: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
     VECTOR: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, ADDS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    PDL: tl.constexpr,
+    SCALED: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out (tokens, ROWS_OUT) for `ROWS` rows of the weight; tiles are (GROUPS, 1, ROWS, VECTOR).
 
-    The norm's rate is a factor of the whole row, so it is applied to the sums: the input is read once.
+    The norm's rate is a factor of the whole row, so it is applied to the sums: the input is read once. Where the weight
+    is `SCALED`, it has a scale for each row, or for each block of `BLOCK_ROWS` rows and `BLOCKS` columns.
     """
     step: tl.constexpr = GROUPS * VECTOR
     last: tl.constexpr = (SIZE - 1) // step * step
     first = tl.program_id(0) * ROWS
     n = first + tl.arange(0, ROWS)[None, None, :, None]
-    k = tl.arange(0, GROUPS)[:, None, None, None] * VECTOR + tl.arange(0, VECTOR)[None, None, None, :]
+    lane = tl.arange(0, GROUPS)[:, None, None, None] * VECTOR
+    k = lane + tl.arange(0, VECTOR)[None, None, None, :]
     # Rows past the end read the last one again and aren't stored.
     # The stride comes in vectors, so that the compiler knows loads to be aligned.
     at = weight + tl.minimum(n, ROWS_OUT - 1).to(tl.int64) * (weight_stride * VECTOR) + k
     w = _weights(at, k, SIZE, step)
     w_up = w
+    block_at, up_block_at = scales, scales
+    if BLOCKS:
+        block_columns: tl.constexpr = (SIZE + BLOCKS - 1) // BLOCKS
+        block_at = scales + tl.minimum(n, ROWS_OUT - 1) // BLOCK_ROWS * block_columns
+        up_block_at = scales + (tl.minimum(n, ROWS_OUT - 1) + ROWS_OUT) // BLOCK_ROWS * block_columns
     if GATED:
         up_at = at + tl.full((), ROWS_OUT, tl.int64) * (weight_stride * VECTOR)
         w_up = _weights(up_at, k, SIZE, step)
@@ -131,30 +167,34 @@ def _skinny(
         if NORMED:
             scale_next = tl.load(norm + (start + step) + k, mask=k + (start + step) < SIZE, other=0.0)
         products, others, squares = _multiply(
-            products, others, squares, w, w_up, scale, x, residual, total, x_stride, residual_stride, tokens, k + start,
-            writes, SIZE, TOKENS, GATED, NORMED, ADDS,
+            products, others, squares, w, w_up, scale, block_at, up_block_at, x, residual, total, x_stride,
+            residual_stride, tokens, lane + start, k + start, writes, SIZE, TOKENS, GATED, NORMED, ADDS, BLOCKS,
         )  # fmt: skip
         w, w_up, scale = w_next, w_up_next, scale_next
     products, others, squares = _multiply(
-        products, others, squares, w, w_up, scale, x, residual, total, x_stride, residual_stride, tokens, k + last,
-        writes, SIZE, TOKENS, GATED, NORMED, ADDS,
+        products, others, squares, w, w_up, scale, block_at, up_block_at, x, residual, total, x_stride,
+        residual_stride, tokens, lane + last, k + last, writes, SIZE, TOKENS, GATED, NORMED, ADDS, BLOCKS,
     )  # fmt: skip
     dtype: tl.constexpr = out.dtype.element_ty
     columns = first + tl.arange(0, ROWS)[None, :]
     rate = 1.0
     if NORMED:
         rate = tl.rsqrt(tl.sum(squares, 0) / SIZE + eps)
-    result = _finish(products, rate, bias, columns, ROWS_OUT, HAS_BIAS, dtype)
+    up_rate = rate
+    if SCALED and not BLOCKS:
+        up_rate = rate * tl.load(scales + ROWS_OUT + columns, mask=GATED & (columns < ROWS_OUT), other=0.0)
+        rate *= tl.load(scales + columns, mask=columns < ROWS_OUT, other=0.0)
+    result = finish(products, rate, bias, columns, ROWS_OUT, HAS_BIAS, dtype)
     if GATED:
-        result = gated(result, _finish(others, rate, bias + ROWS_OUT, columns, ROWS_OUT, HAS_BIAS, dtype), dtype)
+        result = gated(result, finish(others, up_rate, bias + ROWS_OUT, columns, ROWS_OUT, HAS_BIAS, dtype), dtype)
     token = tl.arange(0, TOKENS)[:, None]
     tl.store(out + token * ROWS_OUT + columns, result, mask=(token < tokens) & (columns < ROWS_OUT))
 
 
 def tile(tokens: int, rows: int, size: int, item_bytes: int, is_gated: bool) -> tuple[int, int]:
     """Rows of the weight for a program, and its warps."""
-    known = TILES.get((tokens, rows, size))
-    if known is not None and item_bytes == 2:
+    known = {1: TILES_FLOAT8, 2: TILES}.get(item_bytes, {}).get((tokens, rows, size))
+    if known is not None:
         return known
     warps = min(4, max(1, triton.next_power_of_2(size * item_bytes // 512)))
     return (2 if is_gated else 4), warps
@@ -162,10 +202,13 @@ def tile(tokens: int, rows: int, size: int, item_bytes: int, is_gated: bool) -> 
 
 def is_skinny(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels here take this product."""
+    return x.dtype == weight.dtype and _fits(x, weight)
+
+
+def _fits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dim() == 2
         and 0 < x.shape[0] <= MOST_TOKENS
-        and x.dtype == weight.dtype
         and x.dtype in FLOATS
         and weight.layout == torch.strided
         and x.stride(1) == weight.stride(1) == 1
@@ -173,51 +216,50 @@ def is_skinny(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def takes_float8(x: Tensor, weight: Tensor, block: Block | None, norm: Norm | None = None) -> bool:
+    """Whether the kernels here multiply by a weight of 8-bit floats."""
+    is_fit = block is None or block[1] == BLOCK_COLUMNS
+    return has_float8(x) and is_fit and _fits(x, weight) and (norm is None or _is_addable(x, norm[1]))
+
+
 def norms_too(x: Tensor, residual: Tensor | None, weight: Tensor) -> bool:
     """Whether the norm should be part of the product."""
-    same = residual is None or (residual.dtype == x.dtype and residual.stride(1) == 1)
-    return is_skinny(x, weight) and same
+    return is_skinny(x, weight) and _is_addable(x, residual)
 
 
-def _launch(
+def _is_addable(x: Tensor, residual: Tensor | None) -> bool:
+    return residual is None or (residual.dtype == x.dtype and residual.stride(1) == 1)
+
+
+def multiply(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    norm: tuple[Tensor, Tensor | None, float] | None = None,
+    norm: Norm | None = None,
     is_gated: bool = False,
+    scale: Tensor | None = None,
+    block: Block | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """The product for up to `MOST_TOKENS` tokens, and the sum that was normed.
+
+    With a norm as `Kernels.add_norm_linear`, gated as `add_norm_gated`: gate and up of one output come from the same
+    program. The normed input isn't rounded before the product. A weight of 8-bit floats has a `scale` as in
+    `Kernels.product_fp8`.
+    """
     count, size = x.shape
     rows = weight.shape[0] // 2 if is_gated else weight.shape[0]
-    scale, residual, eps = norm or (x, None, 0.0)
+    norm_weight, residual, eps = norm or (x, None, 0.0)
     out = torch.empty((count, rows), dtype=x.dtype, device=x.device)
     total = x if residual is None else torch.empty((count, size), dtype=x.dtype, device=x.device)
-    tokens = triton.next_power_of_2(count)
-    rows_each, warps = tile(tokens, weight.shape[0], size, x.element_size(), is_gated)
+    tokens, item_bytes = triton.next_power_of_2(count), weight.element_size()
+    rows_each, warps = tile(tokens, weight.shape[0], size, item_bytes, is_gated)
     added = x if residual is None else residual
     _skinny[(triton.cdiv(rows, rows_each),)](
-        x, added, scale, weight, x if bias is None else bias, out, total,
-        x.stride(0), added.stride(0), weight.stride(0) * x.element_size() // 16, count, eps,
-        ROWS_OUT=rows, SIZE=size, TOKENS=tokens, ROWS=rows_each, GROUPS=32 * warps, VECTOR=16 // x.element_size(),
+        x, added, norm_weight, weight, x if scale is None else scale, x if bias is None else bias, out, total,
+        x.stride(0), added.stride(0), weight.stride(0) * item_bytes // 16, count, eps,
+        ROWS_OUT=rows, SIZE=size, TOKENS=tokens, ROWS=rows_each, GROUPS=32 * warps, VECTOR=16 // item_bytes,
         GATED=is_gated, NORMED=norm is not None, ADDS=residual is not None, HAS_BIAS=bias is not None,
+        SCALED=scale is not None, BLOCK_ROWS=block[0] if block else 0, BLOCKS=block[1] if block else 0,
         num_warps=warps, **overlap(x),
     )  # fmt: skip
     return out, total
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As `Kernels.linear` for up to `MOST_TOKENS` tokens; see `is_skinny`."""
-    return _launch(x, weight, bias)[0]
-
-
-def add_norm_linear(
-    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """As `Kernels.add_norm_linear`; the normed input isn't rounded before the product."""
-    return _launch(x, weight, bias, (norm, residual, eps))
-
-
-def add_norm_gated(
-    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """As `Kernels.add_norm_gated`; gate and up of one output come from the same program."""
-    return _launch(x, weight, bias, (norm, residual, eps), is_gated=True)

@@ -26,7 +26,12 @@ WITH_FLOAT8 = ("sm_90", "sm_100", "gfx950")
 PACKED = {"weight": "*u8", "tokens": "i32"}
 ROTARY = {"HEADS": 32, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "GROUP": 16, "PAGE": 16, "NORMS": True}
 SKINNY = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 2, "ROWS": 4, "GROUPS": 128, "VECTOR": 8, "GATED": False}
+SKINNY |= {"SCALED": False, "BLOCK_ROWS": 0, "BLOCKS": 0}
 NARROW = {"ROWS_OUT": 4096, "SIZE": 4096, "TOKENS": 16, "ROWS": 64, "STEP": 256, "VECTOR": 8, "STAGES": 3}
+SKINNY_INT = {"ROWS_OUT": 14336, "SIZE": 4096, "GROUP": 128, "TOKENS": 1, "ROWS": 4, "THREADS": 128, "GATED": True}
+SKINNY_INT |= {"NORMED": True, "ADDS": True, "HAS_BIAS": True, "row_stride": 1}
+SKINNY_INT_TYPES = {"x_words": "*i64", "residual_words": "*i64", "norm_words": "*i64", "weight": "*i32"}
+SKINNY_INT_TYPES |= {"words": "*i32", "tokens": "i32"}
 NARROW |= {"HAS_BIAS": True}
 GROUPED = {"ROWS_OUT": 4096, "SIZE": 4096, "GROUP": 128, "ROWS": 64, "STEP": 128}
 PARTS = {"TOKENS": 16, "SPLITS": 8, "HAS_BIAS": False}
@@ -38,13 +43,15 @@ NORMED = {"NORMED": True, "ADDS": True, "HAS_BIAS": True}
 
 def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     """Kernel, constants, and types that differ from `TYPES`."""
-    from sgcore_triton import draw, integers, narrow, norms, rotary, sampling, skinny
+    from sgcore_triton import draw, integers, narrow, norms, rotary, sampling, skinny, skinny_int
 
     yield norms._norm_rows, {"SIZE": 4096, "BLOCK": 4096, "ADDS": True}, {}
     yield norms._silu_mul_rows, {"SIZE": 14336, "BLOCK": 2048}, {}
     yield rotary._rotary_write, ROTARY, {}
     yield skinny._skinny, SKINNY | NORMED, {"tokens": "i32"}
     yield skinny._skinny, SKINNY | NORMED | {"GATED": True}, {"tokens": "i32"}
+    for bits in (4, 8):
+        yield skinny_int._skinny_int, SKINNY_INT | {"BITS": bits, "ASM": target.startswith("sm")}, SKINNY_INT_TYPES
     parts = PARTS | {"STAGES": 4 if target.startswith("sm") else 3}
     grouped = GROUPED | parts | {"GATED": False, "ASM": target.startswith("sm")}
     for bits in (4, 8):
@@ -75,8 +82,11 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
 
 
 def float8_cases() -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
-    from sgcore_triton import float8
+    from sgcore_triton import float8, skinny
 
+    for rows in (0, 128):
+        constants = SKINNY | NORMED | {"VECTOR": 16, "SCALED": True, "BLOCK_ROWS": rows, "BLOCKS": rows}
+        yield skinny._skinny, constants, {"weight": "*fp8e4nv", "scales": "*fp32", "tokens": "i32"}
     for group, count, given in ((4096, 1, False), (128, 32, False), (4096, 1, True)):
         constants = ROUND | {"GROUP": group, "GROUPS": count, "IS_GIVEN": given}
         yield float8._round_rows, constants, {"out": "*fp8e4nv", "scales": "*fp32"}
