@@ -23,6 +23,9 @@ class ModelOptions(Options):
     model_impl: str | None = Field(None, description="Model driver by name; the architecture's own by default.")
     dtype: str = Field("auto", description="float32, bfloat16, float16, or auto: the best that the platform does well.")
     quantization: str | None = Field(None, description="Quantization method, if the configuration names none.")
+    disable_quantization_cache: bool = Field(
+        False, description="Quantise at every start, and keep nothing of it under XDG_CACHE_HOME."
+    )
     context_length: int | None = Field(None, gt=0, description="Longest prompt plus output, in tokens.")
     skip_tokenizer_init: bool = Field(False, description="Token ids in and out; no text.")
     served_model_name: str | None = Field(None, description="The name in OpenAI replies; the model path by default.")
