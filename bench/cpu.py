@@ -6,7 +6,7 @@ words with an exact number of tokens, from a seed; every repetition has a prefix
 
 from __future__ import annotations
 
-import math
+import json
 import random
 import re
 import signal
@@ -14,10 +14,11 @@ import sys
 import time
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ceiling import memory_read_gb_s, share
 from engines import Engine, SGCore, Transformers, VllmCpu
 from export_sample import FOLDER, exported
 from harness import OUT, OtherWork, PeakMemory, arguments, median, report, wait_idle
@@ -114,17 +115,16 @@ def engines(asked: Namespace) -> Iterator[Engine]:
             yield made[name]
 
 
-def memory_read_gb_s() -> float:
-    """What all cores read together, the best of some passes over more than their caches hold."""
-    import torch
-
-    numbers = torch.ones(1 << 27)
-    fastest = math.inf
-    for _ in range(10):
-        began = time.perf_counter()
-        numbers.sum()
-        fastest = min(fastest, time.perf_counter() - began)
-    return numbers.nbytes / fastest / 1e9
+def shares(rows: list[dict[str, Any]], made: Mapping[str, Engine], read_gb_s: float) -> list[dict[str, Any]]:
+    """Decoding alone beside what memory gives, of the engines whose weights' bytes are known."""
+    config = json.loads((FOLDER / "config.json").read_text())
+    found = []
+    for row in rows:
+        size = made[row["engine"]].token_bytes(config)
+        if "decode_tok_s" in row and size is not None:
+            reads = share(row["decode_tok_s"], size, read_gb_s)
+            found.append({"engine": row["engine"], "token_mb": size / 1e6, **reads})
+    return found
 
 
 def measured(engine: Engine, asked: Namespace) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -185,14 +185,19 @@ def main() -> int:
     asked = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines are closed
     OUT.mkdir(exist_ok=True)
-    rows, every = [], {}
+    rows, every, made, reads = [], {}, {}, [memory_read_gb_s()]
     for engine in engines(asked):
         row, every[engine.name] = measured(engine, asked)
+        made[engine.name] = engine
         rows.append(row)
-    memory = {"memory_read_gb_s": memory_read_gb_s()}
-    report(
-        "cpu", {"Engines on this CPU": rows, "The ceiling of decoding alone": [memory]}, asked.output, repetitions=every
-    )
+        reads.append(memory_read_gb_s())
+    read = max(reads)
+    tables = {
+        "Engines on this CPU": rows,
+        "The ceiling of decoding alone": [{"memory_read_gb_s": read, "slowest_gb_s": min(reads)}],
+        "Decoding alone as a share of it": shares(rows, made, read),
+    }
+    report("cpu", tables, asked.output, repetitions=every)
     return 0 if rows else 1
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engines import MODEL, Server
 from harness import OUT
@@ -61,3 +63,7 @@ class LlamaCpp(Server):
         limits = ["-t", threads, "-tb", threads, "-np", str(SLOTS), "-kvu", "-c", str(CONTEXT_TOKENS)]
         address = ["--host", "127.0.0.1", "--port", str(port)]
         return [str(self.tools / "llama-server"), *model, *address, *limits]
+
+    def token_bytes(self, config: Mapping[str, Any]) -> int | None:
+        assert self.tools
+        return weights(self.tools, self.kind).stat().st_size
