@@ -54,7 +54,7 @@ class RuntimeOptions(Options):
         None, ge=0, description="Steps of up to so many tokens run as graphs; decode steps always do."
     )
     enforce_eager: bool = Field(False, description="Capture no graphs.")
-    threads: int | None = Field(None, gt=0, description="Compute threads on a CPU; all cores by default.")
+    threads: int | None = Field(None, gt=0, description="Compute threads on a CPU; one a physical core by default.")
 
 
 class ScheduleOptions(Options):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from sgcore.api import Memory, Platform, Runner
 from sgcore.kernels import Kernels
 from sgcore.plugins.plan import Plan
+from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -28,7 +28,7 @@ class CpuPlatform(Platform):
     memory_share = 0.4
 
     def __init__(self) -> None:
-        self.threads = len(os.sched_getaffinity(0))
+        self.threads = usable_cores()
 
     def create_runner(self, plan: Plan) -> Runner:
         self.threads = int(plan.options["threads"] or self.threads)
