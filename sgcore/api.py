@@ -193,6 +193,10 @@ class Platform(ABC):
     def initialise(self, rank: int) -> torch.device:
         """Make the device ready in this process: threads, context, streams."""
 
+    def weights_loaded(self) -> None:
+        """Called once, when the weights are where they stay."""
+        return None
+
     @abstractmethod
     def memory(self) -> Memory: ...
 
@@ -273,6 +277,10 @@ class StartReport:
 
 class LinearMethod(ABC):
     """How one linear layer stores and multiplies its weight."""
+
+    is_cacheable: ClassVar[bool] = False
+    """Whether all that `finish` makes is in the layer's parameters, with None for those that it dropped, and nothing in
+    the method itself: a weight that was quantised by this method can be had from a cache then."""
 
     @abstractmethod
     def create(self, layer: torch.nn.Module, in_features: int, out_features: Sequence[int]) -> None:
@@ -378,6 +386,10 @@ class WeightSource(ABC):
     def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """As `tensors`, for the scheme of `quantization_config`."""
         return self.tensors()
+
+    def files(self) -> Sequence[Path]:
+        """The files that the tensors are in; empty: what is made of them is not cached."""
+        return ()
 
     def tensor_count(self) -> int | None:
         """How many tensors `tensors` yields, for the progress bar."""

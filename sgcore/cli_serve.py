@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
@@ -16,7 +18,11 @@ from sgcore.cli_values import Layers, read_config
 from sgcore.config import Choices, PluginOptions
 from sgcore.plugins.manager import load_hooks
 from sgcore.plugins.plan import Plan
+from sgcore.plugins.resolve import resolve_aloud
 from sgcore.plugins.settings import PluginOptionParser
+
+if TYPE_CHECKING:
+    from sgcore.engine.client import CoreProcess
 
 ALIASES = {
     "model_path": ("--model",),
@@ -66,26 +72,29 @@ def _serve(flags: dict[str, Any], parser: PluginOptionParser) -> int:
         layers.add(read_config(config), f"{config}: {{name}}", "_")
     layers.add_environment()
     layers.add({name: value for name, value in flags.items() if value is not None}, "--{name}", "-")
-    plan = _resolved(layers)
     if is_explaining:
-        return _explain(plan)
+        return _explain(resolve_aloud(layers.choices(), layers.origins))
+    plan, core = _resolved(layers)
     from sgcore.server.launch import serve
 
-    return serve(plan)
+    try:
+        return serve(plan, core)
+    finally:
+        core.close()
 
 
-def _resolved(layers: Layers) -> Plan:
-    from sgcore.plugins.resolve import resolve
+def _resolved(layers: Layers) -> tuple[Plan, CoreProcess]:
+    """The plan, by the process that will compute; this one loads what it serves with meanwhile."""
+    from sgcore.engine.client import start_planning_core
 
-    choices = layers.choices()
-    hooks = load_hooks(choices.plugins)
-    plan = resolve(choices, layers.origins, hooks=hooks)
-    for plugin in hooks.disabled:
-        if plugin.name not in choices.plugins.disable_plugin:
-            print(
-                f"warning: plugin {plugin.name} ({plugin.distribution}) is disabled: {plugin.reason}", file=sys.stderr
-            )
-    return plan
+    threading.Thread(target=_load_server, args=(layers.choices(),), daemon=True).start()
+    return start_planning_core(layers.choices(), layers.origins)
+
+
+def _load_server(choices: Choices) -> None:
+    import_module("sgcore.server.launch")
+    if not choices.model.skip_tokenizer_init:
+        import_module("transformers")
 
 
 def _explain(plan: Plan) -> int:

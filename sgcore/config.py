@@ -23,6 +23,9 @@ class ModelOptions(Options):
     model_impl: str | None = Field(None, description="Model driver by name; the architecture's own by default.")
     dtype: str = Field("auto", description="float32, bfloat16, float16, or auto: the best that the platform does well.")
     quantization: str | None = Field(None, description="Quantization method, if the configuration names none.")
+    disable_quantization_cache: bool = Field(
+        False, description="Quantise at every start, and keep nothing of it under XDG_CACHE_HOME."
+    )
     context_length: int | None = Field(None, gt=0, description="Longest prompt plus output, in tokens.")
     skip_tokenizer_init: bool = Field(False, description="Token ids in and out; no text.")
     served_model_name: str | None = Field(None, description="The name in OpenAI replies; the model path by default.")
@@ -51,7 +54,7 @@ class RuntimeOptions(Options):
         None, ge=0, description="Steps of up to so many tokens run as graphs; decode steps always do."
     )
     enforce_eager: bool = Field(False, description="Capture no graphs.")
-    threads: int | None = Field(None, gt=0, description="Compute threads on a CPU; all cores by default.")
+    threads: int | None = Field(None, gt=0, description="Compute threads on a CPU; one a physical core by default.")
 
 
 class ScheduleOptions(Options):

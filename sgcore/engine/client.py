@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import shutil
@@ -11,14 +12,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import zmq
 
+from sgcore.config import Choices
 from sgcore.engine.frontend import Frontend
-from sgcore.engine.messages import Command, Failed, FromCore, ToCore
+from sgcore.engine.messages import Command, Failed, FromCore, Planned, ToCore
+from sgcore.errors import LaunchError
 from sgcore.plugins.plan import Plan
 
 SHUTDOWN = Command(0, "shutdown")
@@ -83,7 +87,7 @@ class SocketChannel:
                     messages.append(self._decoder.decode(self._incoming.recv(zmq.NOBLOCK)))
         return messages
 
-    def send(self, message: FromCore) -> None:
+    def send(self, message: FromCore | Planned) -> None:
         self._outgoing.send(self._encoder.encode(message))
 
     def close(self) -> None:
@@ -96,7 +100,8 @@ class SocketChannel:
 class CoreProcess:
     """The frontend's side: starts the process, reads its messages in a thread, notices its death."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        """`given`: what `sgcore.engine.process` reads."""
         self.folder = tempfile.mkdtemp(prefix="sgcore-")
         os.chmod(self.folder, 0o700)
         context: zmq.Context[Any] = zmq.Context.instance()
@@ -108,15 +113,32 @@ class CoreProcess:
         self._encoder = msgspec.msgpack.Encoder()
         self._send_lock = threading.Lock()
         self._is_closing = False
+        self._reader: threading.Thread | None = None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sgcore.engine.process", self.folder], stdin=subprocess.PIPE, text=True
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(plan.to_json())
+        self.process.stdin.write(json.dumps(given))
         self.process.stdin.close()
+
+    def planned(self) -> Plan:
+        """The plan of a core that was started with choices. Raises `LaunchError` with its reason if it has none."""
+        while not self._incoming.poll(200):
+            if self.process.poll() is not None:
+                raise LaunchError(describe_exit(self.process.returncode))
+        message = msgspec.msgpack.decode(self._incoming.recv(), type=Planned | Failed)
+        if isinstance(message, Planned):
+            return Plan.from_json(message.plan)
+        error = LaunchError(message.message, message.detail, message.exit_code)
+        error.add_note(message.trace)
+        raise error
+
+    def serve(self, plan: Plan) -> Frontend:
+        """Its frontend; from now on messages are read."""
         self.frontend = Frontend(plan, self.send, self.close)
         self._reader = threading.Thread(target=self._read, name="sgcore-receive", daemon=True)
         self._reader.start()
+        return self.frontend
 
     def send(self, message: ToCore) -> None:
         """Encode and send; safe from any thread."""
@@ -134,8 +156,12 @@ class CoreProcess:
             self.frontend.fail(Failed(describe_exit(self.process.returncode)))
 
     def close(self) -> None:
-        """Ask the core to end, then insist."""
+        """Ask the core to end, then insist; one that nobody has used yet is not asked."""
+        if self._is_closing:
+            return
         self._is_closing = True
+        if self._reader is None:
+            self.process.kill()
         with self._send_lock:
             # Without a peer, sending blocks: it has not connected yet, or could not start and is about to end.
             while self.process.poll() is None and not self._outgoing.poll(100, zmq.POLLOUT):
@@ -147,7 +173,8 @@ class CoreProcess:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self._reader.join(timeout=5)
+        if self._reader is not None:
+            self._reader.join(timeout=5)
         for socket in (self._outgoing, self._incoming):
             socket.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -162,11 +189,29 @@ def describe_exit(code: int) -> str:
 
 def start_core_process(plan: Plan, wait: bool = True) -> Frontend:
     """A core in a process of its own; ready to serve when this returns, unless `wait` is false."""
-    core: Any = CoreProcess(plan)
+    core = CoreProcess({"plan": plan.to_json()})
+    frontend = core.serve(plan)
     if wait:
         try:
-            core.frontend.wait_ready()
+            frontend.wait_ready()
         except BaseException:
             core.close()
             raise
-    return core.frontend  # type: ignore[no-any-return]
+    return frontend
+
+
+def start_planning_core(choices: Choices, origins: Mapping[str, str]) -> tuple[Plan, CoreProcess]:
+    """A core that makes the plan itself, so that one process alone imports what plans are made with, and only once.
+
+    Raises `LaunchError` for anything that the user can mend.
+    """
+    public = choices.model_dump(exclude={"server": {"api_key"}}, exclude_unset=True)
+    core = CoreProcess({"choices": public, "origins": dict(origins)})
+    try:
+        plan = core.planned()
+    except BaseException:
+        core.close()
+        raise
+    server = plan.choices.server.model_copy(update={"api_key": choices.server.api_key})
+    decided = plan.choices.model_copy(update={"server": server})
+    return replace(plan, choices=decided, options={**plan.options, **decided.public()}), core

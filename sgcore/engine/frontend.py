@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ from sgcore.plugins.plan import Plan
 from sgcore.tokenizer.detokenizer import Detokenizer
 from sgcore.tokenizer.tokenizer import Tokenizer, end_tokens
 from sgcore.tokenizer.turns import ChatTurns, chat_turns
+from sgcore.weights.folder import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -468,9 +470,7 @@ def load_tokenizer(plan: Plan, source: Any) -> Any:
     path = plan.options.get("tokenizer_path")
     if path is None:
         return source.tokenizer()
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return read_tokenizer(Path(path))
     except (OSError, ValueError) as error:
         raise LaunchError(f"--tokenizer-path {path}: {error}", "give the folder of a tokenizer") from error

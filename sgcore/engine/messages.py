@@ -187,6 +187,16 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
 
     message: str
     detail: str = ""
+    exit_code: int = 1
+    trace: str = ""
+    """The traceback of an error that happened before there was a plan."""
+
+
+class Planned(msgspec.Struct, array_like=True, tag="planned"):
+    """What a core decided that was started with the user's choices; it goes on to load the model."""
+
+    plan: str
+    """As `Plan.to_json`."""
 
 
 ToCore = Request | Abort | Pin | Unpin | Command | Vocabulary

@@ -96,6 +96,8 @@ class Float8Linear(LinearMethod):
 class OnlineFloat8Linear(Float8Linear):
     """A weight of more bits that is rounded after loading, with a scale for each row."""
 
+    is_cacheable = True
+
     def __init__(self, build: Build) -> None:
         super().__init__(build)
         self.dtype = build.dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,11 @@ class Linear(nn.Module):
         """Let the method repack the loaded weight for the device."""
         self.method.finish(self)
 
+    @property
+    def stored(self) -> nn.Module:
+        """The module with the method's parameters."""
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         return self.method.apply(self, x, self.bias)
 
@@ -90,17 +96,23 @@ class Embedding(nn.Module):
     def finish(self) -> None:
         """Let the method repack a tied weight for the projection; the lookup goes on reading it as it is."""
         if self.is_tied:
-            output = nn.Module()
-            rows, size = self.weight.shape
-            self.method.create(output, size, (rows,))
-            output.weight.data = self.weight.data
-            self.method.finish(output)
-            # Not a parameter of the model's: where nothing is repacked it is the same memory.
-            self.output = (output,)
+            self.stored.weight.data = self.weight.data
+            self.method.finish(self.stored)
+
+    @cached_property
+    def stored(self) -> nn.Module:
+        """The module with the method's parameters: those of the projection, where the two are tied.
+
+        They are no parameters of the model's: where nothing is repacked they are the same memory.
+        """
+        output = nn.Module()
+        rows, size = self.weight.shape
+        self.method.create(output, size, (rows,))
+        return output
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.kernels.embedding(ids, self.weight)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(rows, hidden) -> (rows, vocabulary) with the embedding's own weight."""
-        return self.method.apply(self.output[0], hidden, None)
+        return self.method.apply(self.stored, hidden, None)

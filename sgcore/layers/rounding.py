@@ -19,6 +19,8 @@ ROWS = 4096
 class RoundedLinear(IntegerLinear):
     """Rounds to the nearest; 4 bits have zero points, 8 need none."""
 
+    is_cacheable = True
+
     def __init__(self, build: Build, bits: int, largest_group: int) -> None:
         super().__init__(build, bits, largest_group)
         self.dtype, self.largest_group = build.dtype, largest_group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,18 @@ def resolve(
     installed = installed or Installed.read()
     hooks = hooks or load_hooks(choices.plugins, installed)
     return _Resolution(choices, installed, hooks).plan(origins or {})
+
+
+def resolve_aloud(choices: Choices, origins: Mapping[str, str]) -> Plan:
+    """As `resolve`; plugins that take no part, though nobody disabled them, are named on stderr."""
+    hooks = load_hooks(choices.plugins)
+    plan = resolve(choices, origins, hooks=hooks)
+    for plugin in hooks.disabled:
+        if plugin.name not in choices.plugins.disable_plugin:
+            print(
+                f"warning: plugin {plugin.name} ({plugin.distribution}) is disabled: {plugin.reason}", file=sys.stderr
+            )
+    return plan
 
 
 OPTION_OF = {

@@ -24,7 +24,6 @@ from sgcore.cache.pool import KVPool
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
-from sgcore.layers.linear import Embedding, Linear
 from sgcore.plugins.plan import Plan
 from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore.runner.build import build_batch, chunk_tokens, last_places, padded_rows
@@ -38,6 +37,7 @@ from sgcore.runner.sampler import Sampler
 from sgcore.runner.state import DeviceState
 from sgcore.runner.work import Computed, Work
 from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan
+from sgcore.weights.kept import kept_layers
 from sgcore.weights.loader import load_weights
 
 INPUT_BYTES, INPUT_TOKEN_BYTES, INPUT_PAGE_BYTES = 4 << 20, 64, 16
@@ -77,10 +77,11 @@ class ModelRunner(Runner):
         source = self.plan.source.load()(self.plan.path)
         seed = int(self.plan.options["random_seed"])
         is_stored = bool(self.plan.hf_config.get("quantization_config"))
-        load_weights(self.model, source, self.device, self.dtype, seed, scheme=self.scheme, is_stored=is_stored)
-        for module in self.model.modules():
-            if isinstance(module, Linear | Embedding):
-                module.finish()
+        kept = kept_layers(self.plan, source, self.build)
+        load_weights(
+            self.model, source, self.device, self.dtype, seed, scheme=self.scheme, is_stored=is_stored, kept=kept
+        )
+        self.platform.weights_loaded()
         report.add("weights", f"{self._weight_bytes() / 2**20:,.0f} MiB in {time.perf_counter() - began:.1f} s")
         self._allocate(before.total, report)
 
@@ -90,8 +91,8 @@ class ModelRunner(Runner):
             config = self.plan.hf_config.get("quantization_config") or {}
             self.scheme = self.plan.quantization.load().from_config(config)
         driver: type[Model] = self.plan.model.load()
-        build = Build(self.kernels, self.dtype, self.device, self.scheme, packed=driver.packed)
-        model: Any = driver(self.plan.hf_config, build)
+        self.build = Build(self.kernels, self.dtype, self.device, self.scheme, packed=driver.packed)
+        model: Any = driver(self.plan.hf_config, self.build)
         return model.eval()  # type: ignore[no-any-return]
 
     def _weight_bytes(self) -> int:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -23,6 +23,9 @@ from sgcore.plugins.plan import Plan
 from sgcore.server.app import build_app
 from sgcore.server.service import Service
 
+if TYPE_CHECKING:
+    from sgcore.engine.client import CoreProcess
+
 log = logging.getLogger(__name__)
 FAREWELL_S = 2
 """How long connections may take to close once no request runs."""
@@ -30,9 +33,10 @@ KEEP_ALIVE_S = 75
 """Longer than load balancers keep theirs (60 s), so that they don't reuse one that is being closed."""
 
 
-def serve(plan: Plan) -> int:
+def serve(plan: Plan, core: CoreProcess | None = None) -> int:
     """Serve until a signal or the core's death; returns the exit code. Raises `LaunchError` if it can't start.
 
+    `core`: the one that made the plan; without it, one is started.
     The socket listens from the first moment, and `/health` answers 503 until the core is ready.
     """
     options = server_options(plan)
@@ -42,7 +46,7 @@ def serve(plan: Plan) -> int:
     observers = Observers(hooks)
     service = Service(options, observer=observers.finished)
     app = build_app(service, hooks, plan.choices.plugins.route_plugin)
-    server = CoreServer(app, service, plan, listener)
+    server = CoreServer(app, service, plan, listener, core)
     try:
         server.run(sockets=[listener])
     finally:
@@ -79,7 +83,9 @@ def listen(host: str, port: int) -> socket.socket:
 class CoreServer(uvicorn.Server):
     """uvicorn, ended by a signal after the running requests, or by the core's death."""
 
-    def __init__(self, app: Any, service: Service, plan: Plan, listener: socket.socket) -> None:
+    def __init__(
+        self, app: Any, service: Service, plan: Plan, listener: socket.socket, core: CoreProcess | None
+    ) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop" if sys.platform != "win32" else "auto",
@@ -93,7 +99,7 @@ class CoreServer(uvicorn.Server):
         )
         super().__init__(config)
         self.service = service
-        self.plan = plan
+        self.plan, self.core = plan, core
         self.port: int = listener.getsockname()[1]
         self.exit_code = 0
         self.start_error: BaseException | None = None
@@ -108,7 +114,8 @@ class CoreServer(uvicorn.Server):
         from sgcore.engine.client import start_core_process
 
         try:
-            self._frontend = start_core_process(self.plan, wait=False)
+            core = self.core
+            self._frontend = core.serve(self.plan) if core else start_core_process(self.plan, wait=False)
             self._frontend.wait_ready()
             self.service.attach(self._frontend)
             gc.freeze()  # or a full collection visits every object of the libraries, and all streams wait for it

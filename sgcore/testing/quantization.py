@@ -24,6 +24,7 @@ from sgcore.errors import LaunchError
 from sgcore.kernels import Kernels
 from sgcore.layers.linear import DenseLinear, Linear
 from sgcore.testing.checkpoints import FIRST_TOKEN, GivenTensors, log_probabilities, write_checkpoint
+from sgcore.weights.kept import KeptLayers
 from sgcore.weights.loader import load_weights
 from sgcore.weights.random import fill_random
 
@@ -99,7 +100,6 @@ class QuantSuite:
         tensors |= {f"{name}.bias": bias for name, bias in zip(names, biases, strict=False)}
         source = GivenTensors(tensors)
         load_weights(block, source, torch.device("cpu"), torch.float32, scheme=self.scheme.from_config(self.config))
-        block.layer.finish()
         return block.layer
 
     def layers(self, in_features: int, parts: Sequence[int]) -> list[Packed]:
@@ -130,6 +130,22 @@ class QuantSuite:
             x = torch.randn(5, size)
             separate = torch.cat([self.loaded([layer])(x) for layer in layers], dim=1)
             assert_close(self.loaded(layers)(x), separate)
+
+    def test_layers_from_the_cache_are_as_before(self, tmp_path: Path) -> None:
+        if not self.quantises_at_start:
+            pytest.skip("nothing is quantised at start")
+        size, parts = self.shapes[0]
+        scheme, tensors = self.scheme.from_config({}), {f"{PARTS[0]}.weight": torch.randn(parts[0], size)}
+        x = torch.randn(3, size)
+        outputs = []
+        for _ in range(2):
+            cpu, kept = torch.device("cpu"), KeptLayers(tmp_path / "kept")
+            build = Build(self.kernels, torch.float32, cpu, scheme, packed={FUSED: PARTS[:1]})
+            block = Block({"in": size, "parts": parts[:1], "bias": False}, build)
+            load_weights(block, GivenTensors(tensors), cpu, torch.float32, scheme=scheme, kept=kept)
+            outputs.append(block.layer(x))
+        assert kept.exists == block.layer.method.is_cacheable
+        assert torch.equal(*outputs)
 
     def test_a_missing_tensor_is_named(self) -> None:
         size, parts = self.shapes[0]

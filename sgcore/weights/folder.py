@@ -9,6 +9,9 @@ from sgcore.api import WeightSource
 from sgcore.errors import LaunchError
 from sgcore.weights.settings import read_json, read_tokenizer_config
 
+PLAIN_TOKENIZER = "TokenizersBackend"
+"""`tokenizer_class` of a tokenizer that is all in `tokenizer.json`."""
+
 
 class FolderSource(WeightSource):
     """A folder with `config.json`; the tensors are a subclass's."""
@@ -30,15 +33,26 @@ class FolderSource(WeightSource):
         return read_json(file) if file.exists() else {}
 
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
         try:
-            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            return read_tokenizer(self.folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LaunchError(
                 f"no tokenizer can be loaded from {self.folder}: {_first_line(error)}",
                 "name its folder with --tokenizer-path, or serve token ids with --skip-tokenizer-init",
             ) from error
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """transformers' tokenizer in a folder. Raises what transformers raises."""
+    settings = read_tokenizer_config(folder)
+    if settings.get("tokenizer_class") == PLAIN_TOKENIZER and "auto_map" not in settings:
+        # As AutoTokenizer would, which imports torch and the model's code to find that out.
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,24 +14,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
+MAPPED_BYTES = 64 << 20
+"""A file is mapped anew after so much, which costs a look at its header."""
 
 
 class SafetensorsSource(FolderSource):
-    """Tensors are mapped from the files one at a time; a file's header is checked when the source is opened."""
+    """Tensors are mapped from the files; a file's header is checked when the source is opened.
+
+    A file is mapped anew after some tensors, so that those that were copied elsewhere take no memory any more.
+    """
 
     suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
 
     def __init__(self, path: Path) -> None:
         path = Path(path)
         super().__init__(path.parent if path.is_file() else path)
-        self.files = [path] if path.is_file() else weight_files(self.folder)
-        self.names = {file: _names(file) for file in self.files}
+        files = [path] if path.is_file() else weight_files(self.folder)
+        self.names = {file: _names(file) for file in files}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for file, names in self.names.items():
-            with _open(file, "pt") as opened:
-                for name in names:
-                    yield name, opened.get_tensor(name)
+            opened, mapped = _open(file, "pt"), 0
+            for name in names:
+                if mapped > MAPPED_BYTES:
+                    opened, mapped = _open(file, "pt"), 0
+                tensor = opened.get_tensor(name)
+                mapped += tensor.nbytes
+                yield name, tensor
+
+    def files(self) -> Sequence[Path]:
+        return tuple(self.names)
 
     def tensor_count(self) -> int:
         return sum(len(names) for names in self.names.values())

@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 
 from sgcore import Engine
 from sgcore.config import Choices
-from sgcore.engine.client import start_core_process
+from sgcore.engine.client import start_core_process, start_planning_core
 from sgcore.errors import LaunchError
 from sgcore.plugins.resolve import resolve
 
@@ -48,3 +48,29 @@ def test_a_core_that_can_not_start_says_why_and_ends(folder: Path) -> None:
         frontend.wait_ready()
     time.sleep(0.3)  # its sockets are gone by now, and the process takes longer to end
     frontend.close()
+
+
+def test_a_core_makes_its_plan_and_the_key_never_leaves_this_process(folder: Path) -> None:
+    options = {"load_format": "dummy", "skip_tokenizer_init": True, "platform": "cpu", "api_key": "secret"}
+    choices = Choices.of(model_path=str(folder), max_total_tokens=64, **options)
+    plan, core = start_planning_core(choices, {"platform": "--device"})
+    frontend = core.serve(plan)
+    try:
+        frontend.wait_ready()
+        assert plan.choices.server.api_key == "secret" and plan.options["api_key"] == "***"
+        expected = resolve(choices, {"platform": "--device"})
+        assert plan.options == expected.options and plan.hf_config == expected.hf_config
+        assert "secret" not in " ".join(core.process.args)
+    finally:
+        core.close()
+    assert core.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "message", "code"), [("/no/such", "no such model", 1), (None, "--json-model-override-args is no JSON", 2)]
+)
+def test_a_core_that_can_not_plan_says_why(folder: Path, model: str | None, message: str, code: int) -> None:
+    choices = Choices.of(model_path=model or str(folder), load_format="dummy", json_model_override_args="{")
+    with pytest.raises(LaunchError, match=message) as caught:
+        start_planning_core(choices, {})
+    assert caught.value.exit_code == code and "Traceback" in caught.value.__notes__[0]

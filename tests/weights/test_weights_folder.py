@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
-from transformers import LlamaConfig
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from sgcore.errors import LaunchError
 from sgcore.testing.weights import Checkpoint, WeightSourceSuite
+from sgcore.weights import safetensors
 from sgcore.weights.dummy import DummySource
+from sgcore.weights.folder import PLAIN_TOKENIZER, read_tokenizer
 from sgcore.weights.loader import load_weights
 from sgcore.weights.safetensors import SafetensorsSource
 
@@ -148,3 +154,37 @@ def test_what_the_launcher_asks_of_the_tokenizer(folder: Path) -> None:
     assert source.tokenizer_config() == {"chat_template": "old", "response_template": {"a": 1}}
     (folder / "chat_template.jinja").write_text("new")
     assert source.tokenizer_config()["chat_template"] == "new"
+
+
+@pytest.fixture
+def tokenizer_folder(folder: Path) -> Path:
+    inner = Tokenizer(WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?").save_pretrained(folder)
+    return folder
+
+
+def test_a_plain_tokenizer_is_the_one_that_transformers_chooses_without_torch(tokenizer_folder: Path) -> None:
+    settings = json.loads((tokenizer_folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == PLAIN_TOKENIZER
+    chosen, read = AutoTokenizer.from_pretrained(tokenizer_folder), read_tokenizer(tokenizer_folder)
+    assert type(read) is type(chosen) and read.backend_tokenizer.to_str() == chosen.backend_tokenizer.to_str()
+    assert read.init_kwargs.keys() == chosen.init_kwargs.keys()
+    code = "import sys, pathlib, sgcore.weights.folder as f; f.read_tokenizer(pathlib.Path(sys.argv[1]))"
+    assertion = "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", f"{code}; {assertion}", str(tokenizer_folder)], check=True)
+
+
+def test_other_tokenizers_are_left_to_transformers(tokenizer_folder: Path) -> None:
+    file = tokenizer_folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+    with pytest.raises((OSError, ValueError, KeyError, TypeError)):
+        read_tokenizer(tokenizer_folder / "no")
+    assert type(read_tokenizer(tokenizer_folder)) is type(AutoTokenizer.from_pretrained(tokenizer_folder))
+
+
+def test_tensors_of_a_file_that_is_mapped_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safetensors, "MAPPED_BYTES", 10)
+    written = {f"t{index}": torch.full((4,), float(index)) for index in range(9)}
+    save_file(written, folder / "model.safetensors")
+    read = dict(SafetensorsSource(folder).tensors())
+    assert read.keys() == written.keys() and all(torch.equal(read[name], written[name]) for name in written)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
 import torch
@@ -11,10 +10,12 @@ import torch
 from sgcore.api import Memory, Platform, Runner
 from sgcore.kernels import Kernels
 from sgcore.plugins.plan import Plan
+from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
+LARGE_BYTES = 128 << 10
 
 
 class CpuPlatform(Platform):
@@ -27,7 +28,7 @@ class CpuPlatform(Platform):
     memory_share = 0.4
 
     def __init__(self) -> None:
-        self.threads = len(os.sched_getaffinity(0))
+        self.threads = usable_cores()
 
     def create_runner(self, plan: Plan) -> Runner:
         self.threads = int(plan.options["threads"] or self.threads)
@@ -36,8 +37,11 @@ class CpuPlatform(Platform):
     def initialise(self, rank: int) -> torch.device:
         torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)
-        _keep_freed_memory()
+        _set_allocator(mapped_from=LARGE_BYTES, kept=0)
         return torch.device("cpu")
+
+    def weights_loaded(self) -> None:
+        _set_allocator(mapped_from=32 << 20, kept=1 << 30)
 
     def memory(self) -> Memory:
         """Bytes from /proc/meminfo, bounded by the control group's limit."""
@@ -50,12 +54,15 @@ class CpuPlatform(Platform):
         return CpuKernels()
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc reuse the memory of large temporaries: otherwise each is mapped and zeroed by the kernel anew."""
+def _set_allocator(mapped_from: int, kept: int) -> None:
+    """Have glibc map what is as large, and keep so much of the rest when it is freed; both in bytes.
+
+    What loading frees goes back. The large temporaries of each step stay: mapping and zeroing them anew takes time.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, mapped_from)
+        mallopt(M_TRIM_THRESHOLD, kept)
 
 
 def _group_limit() -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,6 +70,9 @@ class GGUFSource(WeightSource):
             for field, tensor in self._read(info, layer in packed and kind == "weight").items():
                 is_permuted = self.architecture.permutes_qk and part in heads
                 yield f"{layer}.{field or kind}", permute_back(tensor, heads[part]) if is_permuted else tensor
+
+    def files(self) -> Sequence[Path]:
+        return (self.path,)
 
     def tensor_count(self) -> int:
         return sum(hf_name(name) is not None for name in self.header.tensors)
