@@ -25,6 +25,7 @@ class CpuKernels(Kernels):
     def __init__(self, level: str | None = None) -> None:
         """`level`: another one than the processor and the environment choose."""
         self.library = open_library(level or chosen_level())
+        self.integer_error = 0.0 if self.library is None else integers.ERROR
 
     def pack(self, weight: Tensor) -> Tensor:
         if weight.dtype != torch.float32:
@@ -66,11 +67,19 @@ class CpuKernels(Kernels):
         )  # fmt: skip
         return out
 
+    def pack_int(self, values: Tensor, bits: int) -> Tensor:
+        return super().pack_int(values, bits) if self.library is None else integers.pack(values, bits)
+
     def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
-        scales, zeros = super().pack_scales(scales, zeros, bits)
         if self.library is None:
-            return scales, zeros
-        return scales.contiguous(), None if zeros is None else zeros.contiguous()
+            return super().pack_scales(scales, zeros, bits)
+        return integers.pack_scales(scales, zeros)
+
+    def widen_int(self, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
+        if self.library is None:
+            return super().widen_int(weight, scales, zeros, bits)
+        plain = super().pack_int(integers.unpack(weight, bits), bits)
+        return super().widen_int(plain, *integers.unpack_scales(scales, zeros), bits)
 
     def multiplies_packed(self, zeros: Tensor | None) -> bool:
         return self.library is not None
@@ -84,7 +93,7 @@ class CpuKernels(Kernels):
         bits: int,
         bias: Tensor | None = None,
     ) -> Tensor:
-        if self.library is not None and _has_rows(x) and integers.takes(x, weight, scales, zeros):
+        if self.library is not None and _has_rows(x) and integers.takes(x, scales):
             return integers.linear(self.library, x, weight, scales, zeros, bits, bias)
         return super().linear_int(x, weight, scales, zeros, bits, bias)
 
