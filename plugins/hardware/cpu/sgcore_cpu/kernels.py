@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sgcore.kernels import Kernels
-from sgcore_cpu import integers
+from sgcore_cpu import bfloats, integers
 from sgcore_cpu.library import Library, chosen_level, open_library
 
 FEWEST_ROWS = 4
@@ -28,6 +28,8 @@ class CpuKernels(Kernels):
         self.integer_error = 0.0 if self.library is None else integers.ERROR
 
     def pack(self, weight: Tensor) -> Tensor:
+        if weight.dtype == torch.bfloat16 and self.library is not None and bfloats.takes(weight):
+            return bfloats.pack(weight)
         if weight.dtype != torch.float32:
             return weight
         if self.library is not None and len(weight) % PANEL == 0:
@@ -51,6 +53,8 @@ class CpuKernels(Kernels):
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")[:rows]  # type: ignore[no-any-return]
         if weight.dim() == 3:
             assert self.library is not None
+            if weight.dtype == torch.bfloat16:
+                return bfloats.linear(self.library, x, weight, bias)
             return self._linear_panels(self.library, x, weight, bias)
         return F.linear(x, weight, bias)
 

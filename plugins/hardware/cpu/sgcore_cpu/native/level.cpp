@@ -1,6 +1,6 @@
 // The C interface of one level: every function's name ends with the level's. `is_bfloat16` says the type of T.
 #include "attention.h"
-#include "integers.h"
+#include "bfloats.h"
 #include "products.h"
 #include "rows.h"
 
@@ -74,6 +74,13 @@ EXPORT(linear_panels)
 (const float *x, int64_t x_row, int64_t tokens, int64_t in, const float *panels, const float *bias, float *out,
  int64_t rows, int64_t threads) {
     linear_panels({x, x_row, tokens, in, panels, bias, out, rows}, threads);
+}
+
+EXPORT(linear_bfloats)
+(const void *x, int64_t x_row, int64_t tokens, int64_t in, const void *panels, const void *bias, void *out, int64_t rows,
+ int64_t threads) {
+    linear_bfloats({(const BFloat16 *)x, x_row, tokens, in, (const uint8_t *)panels,
+                    {(BFloat16 *)out, (const BFloat16 *)bias, rows}}, threads);
 }
 
 // `scratch` has what inputs.h makes of x, segments first, and a panel with its scales and zeros.
