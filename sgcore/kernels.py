@@ -16,7 +16,7 @@ FLOAT8_MOST = 448.0
 LEAST_SCALE = 1e-12
 """So that a row of zeros can be divided by its scale."""
 PACK_BLOCK = 32
-"""Input features that `pack_int` packs together."""
+"""Input features of 4 bits that `pack_int` packs together."""
 
 Block = tuple[int, int]
 """Rows and columns of a weight that share a scale."""
@@ -117,8 +117,8 @@ class Kernels:
     def pack_int(self, values: Tensor, bits: int) -> Tensor:
         """Unsigned integers (out, in) uint8 of 4 or 8 bits in the layout that `linear_int` reads, (out, bytes).
 
-        `in` is a multiple of `PACK_BLOCK`. Packed weights may be concatenated, and taken apart again.
-        Here, with 4 bits, byte i of every 16 has the features i (low half) and i + 16 of 32.
+        `in` is a multiple of `PACK_BLOCK`, with 8 bits of half of that. Packed weights may be concatenated, and taken
+        apart again. Here, with 4 bits, byte i of every 16 has the features i (low half) and i + 16 of 32.
         """
         if bits == 8:
             return values
@@ -148,8 +148,10 @@ class Kernels:
         centred = values.float().view(len(weight), -1, size) - middle.float().unsqueeze(-1)
         return (centred * scales.float().unsqueeze(-1)).flatten(1)
 
-    def multiplies_packed(self, zeros: Tensor | None) -> bool:
-        """Whether `linear_int` reads a weight with such zeros as it is, and does not widen it in memory each time."""
+    def multiplies_packed(self, zeros: Tensor | None, group: int) -> bool:
+        """Whether `linear_int` reads a weight with such zeros, and groups of so many input features, as it is, and does
+        not widen it in memory each time.
+        """
         return False
 
     def linear_int(
@@ -164,7 +166,7 @@ class Kernels:
         """`linear` with a weight of unsigned integers in groups: (tokens, in) -> (tokens, out).
 
         weight as `pack_int`, scales and zeros as `pack_scales` returned them. A group is `in / groups` features, a
-        multiple of `PACK_BLOCK`.
+        multiple of `PACK_BLOCK`, with 8 bits of half of that.
         """
         wide = self.widen_int(weight, scales, zeros, bits)
         return F.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)

@@ -48,10 +48,11 @@ class IntegerLinear(LinearMethod):
 
     def create(self, layer: nn.Module, in_features: int, out_features: Sequence[int]) -> None:
         group = in_features if self.group_size == -1 else self.group_size
-        if group <= 0 or group % PACK_BLOCK:
+        block = PACK_BLOCK * 4 // self.bits
+        if group <= 0 or group % block:
             raise LaunchError(
                 f"groups of {group} input features of {self.bits} bits aren't supported",
-                f"group_size has to be a multiple of {PACK_BLOCK}",
+                f"group_size has to be a multiple of {block}",
             )
         self.group, self.part_sizes = group, tuple(out_features)
         self.register(LayerParameters(layer, in_features, out_features, self.device), group)

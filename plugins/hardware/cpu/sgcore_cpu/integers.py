@@ -69,7 +69,7 @@ def _fits_half(numbers: Tensor) -> bool:
 
 def takes(x: Tensor, scales: Tensor) -> bool:
     """Whether the library multiplies x, a matrix that it can read, with a weight of such groups."""
-    return len(x) > 0 and x.shape[1] % (scales.shape[1] * PACK_BLOCK) == 0
+    return len(x) > 0 and x.shape[1] % (scales.shape[1] * PACK_BLOCK // 2) == 0
 
 
 def linear(

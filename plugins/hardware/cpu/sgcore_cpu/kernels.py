@@ -85,7 +85,7 @@ class CpuKernels(Kernels):
         plain = super().pack_int(integers.unpack(weight, bits), bits)
         return super().widen_int(plain, *integers.unpack_scales(scales, zeros), bits)
 
-    def multiplies_packed(self, zeros: Tensor | None) -> bool:
+    def multiplies_packed(self, zeros: Tensor | None, group: int) -> bool:
         return self.library is not None
 
     def linear_int(

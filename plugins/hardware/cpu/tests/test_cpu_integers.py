@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sgcore.kernels import Kernels
+from sgcore.kernels import PACK_BLOCK, Kernels
 from sgcore.testing.kernels import packed
 from sgcore_cpu import integers
 from sgcore_cpu.kernels import CpuKernels
 from sgcore_cpu.library import usable_levels
 
-SHAPES = [(199, 64, 64), (40, 768, 96), (7, 128, 32), (160, 576, 192)]
+SHAPES = [(199, 64, 64), (40, 768, 96), (7, 128, 32), (160, 576, 192), (48, 64, 16)]
 """Outputs, inputs, and inputs of a group: with and without rows that fill no panel."""
 levels = pytest.mark.parametrize("level", usable_levels())
 
@@ -19,7 +19,7 @@ levels = pytest.mark.parametrize("level", usable_levels())
 def exact_inputs(tokens: int, size: int) -> torch.Tensor:
     """Multiples of 1/64 whose largest is 127/64 in each segment: 8 bits have them."""
     x = torch.randint(-127, 128, (tokens, size)).float() / 64
-    x[:, ::32] = 127 / 64
+    x[:, ::16] = 127 / 64
     return x
 
 
@@ -28,6 +28,8 @@ def exact_inputs(tokens: int, size: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["none", "uint8", "float32"])
 @pytest.mark.parametrize("rows, size, group", SHAPES)
 def test_products_are_exact(level: str, bits: int, kind: str, rows: int, size: int, group: int) -> None:
+    if bits == 4 and group % PACK_BLOCK:
+        pytest.skip("4 bits have no such groups")
     kernels, groups = CpuKernels(level), size // group
     values = torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8)
     scales = (torch.rand(rows, groups) + 0.1) / 16
