@@ -3,6 +3,7 @@
 #include "bfloats.h"
 #include "products.h"
 #include "rows.h"
+#include "sampling.h"
 
 #define JOIN2(a, b) a##_##b
 #define JOIN(a, b) JOIN2(a, b)
@@ -58,6 +59,12 @@ EXPORT(rotary_write)
 EXPORT(greedy)(const void *logits, int64_t rows, int64_t size, int64_t *out, int is_bfloat16, int64_t threads) {
     is_bfloat16 ? greedy((const BFloat16 *)logits, rows, size, out, threads)
                 : greedy((const float *)logits, rows, size, out, threads);
+}
+
+EXPORT(sample)
+(const float *logits, int64_t rows, int64_t size, const int64_t *top_k, const double *top_p, const double *min_p,
+ const double *uniform, uint64_t *keys, int64_t *out, int64_t threads) {
+    sample({logits, rows, size, top_k, top_p, min_p, uniform, keys, out}, threads);
 }
 
 // `pointers` and `sizes` are in the order of `Attention`, then those of `merge`.
