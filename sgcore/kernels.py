@@ -16,7 +16,7 @@ FLOAT8_MOST = 448.0
 LEAST_SCALE = 1e-12
 """So that a row of zeros can be divided by its scale."""
 PACK_BLOCK = 32
-"""Input features that `pack_int` packs together."""
+"""Input features of 4 bits that `pack_int` packs together."""
 
 Block = tuple[int, int]
 """Rows and columns of a weight that share a scale."""
@@ -24,6 +24,9 @@ Block = tuple[int, int]
 
 class Kernels:
     """Operations on contiguous tensors; nothing here keeps state."""
+
+    integer_error: float = 0.0
+    """Of a product with integers, relative to the largest result; above 0 where inputs are rounded."""
 
     def pack(self, weight: Tensor) -> Tensor:
         """The weight (out, in) in the layout that `linear` reads fastest; called once, after loading."""
@@ -146,9 +149,10 @@ class Kernels:
         return weight.float() * expand(scale.view(len(scale), -1), *block, weight.shape)
 
     def pack_int(self, values: Tensor, bits: int) -> Tensor:
-        """Unsigned integers (out, in) uint8 of 4 or 8 bits in the layout that `linear_int` reads.
+        """Unsigned integers (out, in) uint8 of 4 or 8 bits in the layout that `linear_int` reads, (out, bytes).
 
-        4 bits: byte i of every 16 has the features i (low half) and i + 16 of 32; `in` is a multiple of 32.
+        `in` is a multiple of `PACK_BLOCK`, with 8 bits of half of that. Packed weights may be concatenated, and taken
+        apart again. Here, with 4 bits, byte i of every 16 has the features i (low half) and i + 16 of 32.
         """
         if bits == 8:
             return values
@@ -156,8 +160,10 @@ class Kernels:
         return (low | high << 4).flatten(1)
 
     def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
-        """Scales and zeros (out, groups) in the layout that `linear_int` reads; called once, after loading.
+        """Scales and zeros (out, groups) in the layout that `linear_int` reads; rows are as those of `pack_int`.
 
+        scales of any float type; zeros, what stands for 0, uint8 or, where that is no integer, float32; None for the
+        middle of the range.
         Here the scales become the same numbers in two bytes each, if some type has them all; the rows of a group lie
         behind one another in memory.
         """
@@ -176,8 +182,10 @@ class Kernels:
         centred = values.float().view(len(weight), -1, size) - middle.float().unsqueeze(-1)
         return (centred * scales.float().unsqueeze(-1)).flatten(1)
 
-    def multiplies_packed(self, zeros: Tensor | None) -> bool:
-        """Whether `linear_int` reads a weight with such zeros as it is, and does not widen it in memory each time."""
+    def multiplies_packed(self, zeros: Tensor | None, group: int) -> bool:
+        """Whether `linear_int` reads a weight with such zeros, and groups of so many input features, as it is, and does
+        not widen it in memory each time.
+        """
         return False
 
     def linear_int(
@@ -191,9 +199,8 @@ class Kernels:
     ) -> Tensor:
         """`linear` with a weight of unsigned integers in groups: (tokens, in) -> (tokens, out).
 
-        weight as `pack_int` returned it; scales (out, groups) of any float type; zeros (out, groups), what stands for
-        0, uint8 or, where that is no integer, float32; None for the middle of the range; or both as `pack_scales`
-        returned them. A group is `in / groups` features, a multiple of `PACK_BLOCK`.
+        weight as `pack_int`, scales and zeros as `pack_scales` returned them. A group is `in / groups` features, a
+        multiple of `PACK_BLOCK`, with 8 bits of half of that.
         """
         wide = self.widen_int(weight, scales, zeros, bits)
         return F.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)

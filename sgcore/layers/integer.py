@@ -48,10 +48,11 @@ class IntegerLinear(LinearMethod):
 
     def create(self, layer: nn.Module, in_features: int, out_features: Sequence[int]) -> None:
         group = in_features if self.group_size == -1 else self.group_size
-        if group <= 0 or group % PACK_BLOCK:
+        block = PACK_BLOCK * 4 // self.bits
+        if group <= 0 or group % block:
             raise LaunchError(
                 f"groups of {group} input features of {self.bits} bits aren't supported",
-                f"group_size has to be a multiple of {PACK_BLOCK}",
+                f"group_size has to be a multiple of {block}",
             )
         self.group, self.part_sizes = group, tuple(out_features)
         self.register(LayerParameters(layer, in_features, out_features, self.device), group)
@@ -61,11 +62,19 @@ class IntegerLinear(LinearMethod):
         for name in [name for name, _ in layer.named_parameters(recurse=False) if name != "bias"]:
             delattr(layer, name)
         values, order = self._in_order(read)
-        replace(layer, "weight", self.kernels.pack_int(values, self.bits))
-        scales, zeros = self.kernels.pack_scales(read.scales, read.zeros, self.bits)
-        replace(layer, "scales", scales)
-        replace(layer, "zeros", zeros)
+        for name, tensor in self._packed(values, read, order is not None and len(order) > 1).items():
+            replace(layer, name, tensor)
         replace(layer, "order", order)
+
+    def _packed(self, values: Tensor, read: Integers, is_apart: bool) -> dict[str, Tensor | None]:
+        """`weight`, `scales` and `zeros`; `is_apart`: parts will be multiplied one by one."""
+        sizes = list(self.part_sizes) if is_apart else [len(values)]
+        offsets = [None] * len(sizes) if read.zeros is None else torch.split(read.zeros, sizes)
+        weights = [self.kernels.pack_int(part, self.bits) for part in torch.split(values, sizes)]
+        pairs = zip(torch.split(read.scales, sizes), offsets, strict=True)
+        packed = [self.kernels.pack_scales(*pair, self.bits) for pair in pairs]
+        scales, zeros = (_joined(parts) for parts in zip(*packed, strict=True))
+        return {"weight": _joined(weights), "scales": scales, "zeros": zeros}
 
     def _in_order(self, read: Integers) -> tuple[Tensor, Tensor | None]:
         """The values with each group's features together, and the order (parts, in) of the features that this takes.
@@ -131,6 +140,11 @@ class IntegerLinear(LinearMethod):
         if rows is not None:
             taken = [None if tensor is None else tensor[rows] for tensor in taken]
         return self.kernels.linear_int(x, taken[0], taken[1], taken[2], self.bits, taken[3])
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if len(given) > 1 else parts[0]
 
 
 def unpack_words(words: Tensor, bits: int, dim: int) -> Tensor:

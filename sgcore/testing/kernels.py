@@ -35,14 +35,20 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+Integers = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Values, scales and zeros."""
+
+
+def packed(kernels: Kernels, numbers: Integers, bits: int) -> Integers:
+    return kernels.pack_int(numbers[0], bits), *kernels.pack_scales(*numbers[1:], bits)
+
+
 class KernelSuite:
     """Inherit it, call the class `Test...` and set `kernels`."""
 
     kernels: ClassVar[Kernels]
     device: ClassVar[str] = "cpu"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
-    integer_error: ClassVar[float] = 0.0
-    """Of products with integers, where they round their inputs: relative to the largest result."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Each test once for every type that the kernels compute in."""
@@ -103,16 +109,27 @@ class KernelSuite:
             errors = [float((mine.float() - other.float()).abs().max() / other.abs().max()) for other in others]
             assert min(errors) < 2 * tolerance, errors
 
-    def compare_integers(self, name: str, *args: Any) -> None:
-        for actual, expected in self.both(name, *args):
-            self.assert_near(actual, expected, 3 if "gated" in name else 1)
+    def compare_integers(self, x: torch.Tensor, numbers: Integers, bits: int, bias: torch.Tensor | None = None) -> None:
+        """All products, within `integer_error` of each of their factors."""
+        sides = [(kernels, packed(kernels, numbers, bits)) for kernels in (self.kernels, REFERENCE)]
 
-    def assert_near(self, actual: torch.Tensor, expected: torch.Tensor, factors: int = 1) -> None:
+        def results(name: str, *inputs: Any) -> list[Any]:
+            return [getattr(kernels, name)(*inputs, *own, bits, bias) for kernels, own in sides]
+
+        norm = random(x.shape[1], dtype=x.dtype)
+        for name, factors in (("linear_int", 1), ("gated_int", 3)):
+            pairs = [tuple(results(name, x))]
+            for residual in (None, random(*x.shape, dtype=x.dtype)):
+                pairs += zip(*results(f"add_norm_{name}", x, residual, norm, EPS), strict=True)
+            for actual, expected in pairs:
+                self.assert_near(actual, expected, factors)
+
+    def assert_near(self, actual: torch.Tensor, expected: torch.Tensor, factors: int) -> None:
         """Within `integer_error` of each of so many factors."""
         assert actual.shape == expected.shape and actual.dtype == expected.dtype
         tolerance = TOLERANCES[expected.dtype]
         largest = float(expected.abs().max()) if len(expected) else 0.0
-        error = max(tolerance, factors * self.integer_error * largest)
+        error = max(tolerance, factors * self.kernels.integer_error * largest)
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=error)
 
     def compare(self, name: str, *args: Any) -> None:
@@ -177,20 +194,23 @@ class KernelSuite:
         """Groups of 768, 96 and 128 features; scales lie by group, then by row, in memory."""
         size, rows = 768, 40
         x, bias = random(tokens, size, dtype=dtype), random(rows, dtype=dtype)
-        weight = self.kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
+        values = torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8)
         scales = ((torch.rand(groups, rows) + 0.1) / (1 << bits) / size**0.5 * 4).half().T
         zeros = torch.randint(0, 1 << bits, (groups, rows), dtype=torch.uint8).T if has_zeros else None
         for added in (None, bias):
-            self.compare_integers("linear_int", x, weight, scales, zeros, bits, added)
-            self.compare_integers("gated_int", x, weight, scales, zeros, bits, added)
-        residual, norm = random(tokens, size, dtype=dtype), random(size, dtype=dtype)
-        for added in (None, residual):
-            for name in ("add_norm_linear_int", "add_norm_gated_int"):
-                self.compare_integers(name, x, added, norm, EPS, weight, scales, zeros, bits, bias)
-        self.compare_integers("linear_int", x, weight[8:24], scales[8:24], None if zeros is None else zeros[8:24], bits)
-        packed = self.kernels.pack_scales(scales, zeros, bits)
-        product = self.kernels.linear_int(x, weight, *packed, bits, bias)
-        self.assert_near(product, REFERENCE.linear_int(x, weight, scales, zeros, bits, bias))
+            self.compare_integers(x, (values, scales, zeros), bits, added)
+
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_packed_integers_are_put_together_and_taken_apart(self, bits: int) -> None:
+        x, sizes = random(3, 128), [24, 16, 7]
+        values = torch.randint(0, 1 << bits, (sum(sizes), 128), dtype=torch.uint8)
+        scales = (torch.rand(sum(sizes), 2) + 0.1).half()
+        given = zip(torch.split(values, sizes), torch.split(scales, sizes), strict=True)
+        parts = [packed(self.kernels, (*part, None), bits) for part in given]
+        weights = torch.split(torch.cat([part[0] for part in parts]), sizes)
+        rates = torch.split(torch.cat([part[1] for part in parts]), sizes)
+        for part, weight, rate in zip(parts, weights, rates, strict=True):
+            assert_same(self.kernels.linear_int(x, weight, rate, None, bits), self.kernels.linear_int(x, *part, bits))
 
     @pytest.mark.parametrize("tokens, size, rows", [(1, 1168, 150), (3, 64, 24), (19, 272, 150), (70, 1168, 40)])
     @pytest.mark.parametrize("block", [None, (128, 128), (1, 128)])
@@ -247,15 +267,15 @@ class KernelSuite:
     def test_integers_whose_zero_is_none(self, dtype: torch.dtype, tokens: int, bits: int, groups: int) -> None:
         size, rows = 768, 40
         x = random(tokens, size, dtype=dtype)
-        weight = self.kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
+        values = torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8)
         scales = (torch.rand(rows, groups) + 0.1) / (1 << bits) / size**0.5 * 4
         zeros = (torch.rand(rows, groups) * 3 - 1) * (1 << bits)
-        self.compare_integers("linear_int", x, weight, scales, zeros, bits)
+        self.compare_integers(x, (values, scales, zeros), bits)
 
     def test_a_quantised_row_does_not_depend_on_its_neighbours(self, dtype: torch.dtype) -> None:
-        x, weight = random(2, 128, dtype=dtype), torch.randint(0, 256, (24, 64), dtype=torch.uint8)
+        x, values = random(2, 128, dtype=dtype), torch.randint(0, 16, (24, 128), dtype=torch.uint8)
         other = torch.stack((x[0], random(128, dtype=dtype)))
-        integers = (weight, torch.rand(24, 2), None, 4)
+        integers = (*packed(self.kernels, (values, torch.rand(24, 2), None), 4), 4)
         assert torch.equal(self.kernels.linear_int(x, *integers)[0], self.kernels.linear_int(other, *integers)[0])
         floats = (torch.randn(24, 128).to(FLOAT8), torch.rand(24))
         assert torch.equal(self.kernels.linear_fp8(x, *floats)[0], self.kernels.linear_fp8(other, *floats)[0])

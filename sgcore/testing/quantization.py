@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from sgcore import Engine
 from sgcore.api import Build, HfConfig, Model, QuantScheme
+from sgcore.config import Choices
 from sgcore.errors import LaunchError
 from sgcore.kernels import Kernels
 from sgcore.layers.linear import DenseLinear, Linear
+from sgcore.plugins.resolve import resolve
 from sgcore.testing.checkpoints import FIRST_TOKEN, GivenTensors, log_probabilities, write_checkpoint
 from sgcore.weights.kept import KeptLayers
 from sgcore.weights.loader import load_weights
@@ -74,7 +76,7 @@ class QuantSuite:
     """Tensors that a checkpoint may leave out."""
     kernels: ClassVar[Kernels] = Kernels()
     tolerance: ClassVar[float] = 2e-3
-    """Of a log-probability of the whole model."""
+    """Of a log-probability of the whole model, on a platform that rounds no inputs."""
 
     def pack(self, weight: Tensor) -> Packed:
         """Quantise (out, in) float32 and write it as the format says."""
@@ -192,6 +194,7 @@ class QuantSuite:
         draw = random.Random(5)
         prompts = [[draw.randrange(FIRST_TOKEN, 199) for _ in range(count)] for count in (2, 17, 40)]
         options = {"skip_tokenizer_init": True, "dtype": "float32", "max_total_tokens": 1024, **self.options}
+        tolerance = max(self.tolerance, rounding_tolerance(tmp_path, options))
         with Engine(model_path=str(tmp_path), **options) as engine:
             for prompt in prompts:
                 wanted = log_probabilities(model, prompt)[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
@@ -200,7 +203,7 @@ class QuantSuite:
                     input_ids=prompt, sampling_params=params, return_logprob=True, logprob_start_len=0
                 )
                 got = torch.tensor([entry[0] for entry in reply["meta_info"]["input_token_logprobs"][1:]])
-                torch.testing.assert_close(got, wanted, atol=self.tolerance, rtol=0)
+                torch.testing.assert_close(got, wanted, atol=tolerance, rtol=0)
 
     def _quantised_checkpoint(self, folder: Path) -> Any:
         """Write a tiny model whose layers are quantised; returns what transformers would have to compute."""
@@ -230,6 +233,12 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     """Equal but for the order of float32 sums."""
     assert actual.shape == expected.shape
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5 * float(expected.abs().max()))
+
+
+def rounding_tolerance(model_path: Path, options: Mapping[str, Any]) -> float:
+    """What a platform's rounding of inputs may change of a log-probability of a tiny model (seen: 11 errors)."""
+    plan = resolve(Choices.of(model_path=str(model_path), **options))
+    return 16 * float(plan.platform.load()().kernels().integer_error)
 
 
 def _rounding(packed: Packed) -> Callable[[Any, tuple[Tensor]], tuple[Tensor]]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sgcore.kernels import Kernels
-from sgcore_cpu import integers
+from sgcore_cpu import bfloats, integers
 from sgcore_cpu.library import Library, chosen_level, open_library
 
 FEWEST_ROWS = 4
@@ -25,8 +25,11 @@ class CpuKernels(Kernels):
     def __init__(self, level: str | None = None) -> None:
         """`level`: another one than the processor and the environment choose."""
         self.library = open_library(level or chosen_level())
+        self.integer_error = 0.0 if self.library is None else integers.ERROR
 
     def pack(self, weight: Tensor) -> Tensor:
+        if weight.dtype == torch.bfloat16 and self.library is not None and bfloats.takes(weight):
+            return bfloats.pack(weight)
         if weight.dtype != torch.float32:
             return weight
         if self.library is not None and len(weight) % PANEL == 0:
@@ -50,6 +53,8 @@ class CpuKernels(Kernels):
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")[:rows]  # type: ignore[no-any-return]
         if weight.dim() == 3:
             assert self.library is not None
+            if weight.dtype == torch.bfloat16:
+                return bfloats.linear(self.library, x, weight, bias)
             return self._linear_panels(self.library, x, weight, bias)
         return F.linear(x, weight, bias)
 
@@ -66,13 +71,21 @@ class CpuKernels(Kernels):
         )  # fmt: skip
         return out
 
-    def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
-        scales, zeros = super().pack_scales(scales, zeros, bits)
-        if self.library is None:
-            return scales, zeros
-        return scales.contiguous(), None if zeros is None else zeros.contiguous()
+    def pack_int(self, values: Tensor, bits: int) -> Tensor:
+        return super().pack_int(values, bits) if self.library is None else integers.pack(values, bits)
 
-    def multiplies_packed(self, zeros: Tensor | None) -> bool:
+    def pack_scales(self, scales: Tensor, zeros: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
+        if self.library is None:
+            return super().pack_scales(scales, zeros, bits)
+        return integers.pack_scales(scales, zeros)
+
+    def widen_int(self, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
+        if self.library is None:
+            return super().widen_int(weight, scales, zeros, bits)
+        plain = super().pack_int(integers.unpack(weight, bits), bits)
+        return super().widen_int(plain, *integers.unpack_scales(scales, zeros), bits)
+
+    def multiplies_packed(self, zeros: Tensor | None, group: int) -> bool:
         return self.library is not None
 
     def linear_int(
@@ -84,7 +97,7 @@ class CpuKernels(Kernels):
         bits: int,
         bias: Tensor | None = None,
     ) -> Tensor:
-        if self.library is not None and _has_rows(x) and integers.takes(x, weight, scales, zeros):
+        if self.library is not None and _has_rows(x) and integers.takes(x, scales):
             return integers.linear(self.library, x, weight, scales, zeros, bits, bias)
         return super().linear_int(x, weight, scales, zeros, bits, bias)
 
@@ -157,6 +170,17 @@ class CpuKernels(Kernels):
         out = torch.empty(rows, dtype=torch.int64)
         is_narrow = logits.dtype == torch.bfloat16
         self.library.greedy(logits.data_ptr(), rows, size, out.data_ptr(), is_narrow, torch.get_num_threads())
+        return out
+
+    def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+        if self.library is None or logits.dtype != torch.float32 or not logits.is_contiguous():
+            return super().sample(logits, top_k, top_p, min_p, uniform)
+        (rows, size), threads = logits.shape, torch.get_num_threads()
+        limits = [x.double().contiguous() for x in (top_p, min_p, uniform)]
+        top_k = top_k.contiguous()
+        keys, out = torch.empty(threads, size + 1, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
+        pointers = (x.data_ptr() for x in (top_k, *limits, keys, out))
+        self.library.sample(logits.data_ptr(), rows, size, *pointers, threads)
         return out
 
 

@@ -20,10 +20,12 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "silu_mul": (P, P, N, N, BOOL, N),
     "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, N),
     "greedy": (P, N, N, P, BOOL, N),
+    "sample": (P, N, N, P, P, P, P, P, P, N),
     "attention": (P, P, D, BOOL, N),
     "pack_panels": (P, N, N, P, N),
     "linear_panels": (P, N, N, N, P, P, P, N, N),
-    "linear_int": (P, N, N, N, P, N, N, P, N, N, BOOL, P, N, N, BOOL, N, N, P, P, P, BOOL, N),
+    "linear_bfloats": (P, N, N, N, P, P, P, N, N),
+    "linear_int": (P, N, N, N, P, N, N, P, P, BOOL, N, N, P, P, P, BOOL, N),
 }
 """As in `native/level.cpp`; the last argument is always the number of threads."""
 

@@ -26,7 +26,6 @@ class AtEachLevel:
 
 class TestKernels(AtEachLevel, KernelSuite):
     dtypes = TYPES
-    integer_error = 1e-4
 
 
 class TestAttention(AtEachLevel, AttentionSuite):

@@ -71,3 +71,15 @@ def test_threads_are_torchs_and_idle_ones_sleep() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     new_threads, idle_s = done.stdout.split()
     assert int(new_threads) == 0 and float(idle_s) < 0.1
+
+
+@pytest.mark.parametrize("source, defines", [("level.cpp", ["-DSGCORE_LEVEL=baseline"]), ("runtime.cpp", [])])
+def test_the_lowest_level_compiles_for_arm(tmp_path: Path, source: str, defines: list[str]) -> None:
+    pytest.importorskip("ziglang", reason="pip install ziglang: a compiler for other processors")
+    target = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu"]
+    made = tmp_path / "made.o"
+    command = [*target, *build.FLAGS, *defines, "-c", str(build.SOURCES / source), "-o", str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    machine = int.from_bytes(made.read_bytes()[18:20], "little")
+    assert machine == 183  # EM_AARCH64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sgcore.kernels import Block, Kernels
+from sgcore.kernels import PACK_BLOCK, Block, Kernels
 from sgcore_triton import draw, float8, integers, narrow, norms, rotary, sampling, skinny, skinny_int
 from sgcore_triton.targets import runs_here
 
@@ -121,8 +121,8 @@ class TritonKernels(Kernels):
             return integers.pack_scales(scales, zeros, bits), None
         return super().pack_scales(scales, zeros, bits)
 
-    def multiplies_packed(self, zeros: Tensor | None) -> bool:
-        return integers.has_words(zeros)
+    def multiplies_packed(self, zeros: Tensor | None, group: int) -> bool:
+        return group % PACK_BLOCK == 0 and integers.has_words(zeros)
 
     def linear_int(
         self,

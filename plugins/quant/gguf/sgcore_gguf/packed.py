@@ -47,6 +47,16 @@ def _q4_k(blocks: Array) -> Numbers:
     return numbers, wide, -(_half(blocks, 2)[..., None] * least).reshape(rows, -1)
 
 
+def _q6_k(blocks: Array) -> Numbers:
+    """256 numbers of 6 bits in 16 groups whose scales are integers of 8 bits themselves; 32 stands for 0."""
+    rows, count, _ = blocks.shape
+    fours = blocks[..., :128].reshape(rows, count, 2, 1, 64) >> np.array([0, 4], np.uint8)[:, None] & 15
+    twos = blocks[..., 128:192].reshape(rows, count, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    numbers = fours.reshape(rows, count, 256) | twos.reshape(rows, count, 256) << 4
+    scales = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8).astype(np.float32)
+    return numbers + np.uint8(128 - 32), (_half(blocks, 208)[..., None] * scales).reshape(rows, -1), None
+
+
 def _half(blocks: Array, at: int) -> Array:
     return np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16)[..., 0].astype(np.float32)
 
@@ -65,6 +75,7 @@ class Kind:
     read: Callable[[Array], Numbers]
     adds: bool = False
     """Whether a group has a number that is added."""
+    group: int = GROUP
 
 
 KINDS = {
@@ -72,6 +83,7 @@ KINDS = {
     GGMLQuantizationType.Q4_0: Kind(4, 18, _q4_0),
     GGMLQuantizationType.Q4_1: Kind(4, 20, _q4_1, adds=True),
     GGMLQuantizationType.Q4_K: Kind(4, 144, _q4_k, adds=True),
+    GGMLQuantizationType.Q6_K: Kind(8, 210, _q6_k, group=16),
 }
 
 

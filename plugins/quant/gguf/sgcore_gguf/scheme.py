@@ -22,7 +22,7 @@ class PackedLinear(IntegerLinear):
     """The tensors of `packed_tensors`."""
 
     def __init__(self, build: Build, kind: Kind) -> None:
-        super().__init__(build, kind.bits, GROUP)
+        super().__init__(build, kind.bits, kind.group)
         self.kind, self.build = kind, build
 
     def register(self, parameters: LayerParameters, group: int) -> None:
@@ -38,7 +38,7 @@ class PackedLinear(IntegerLinear):
     def finish(self, layer: nn.Module) -> None:
         super().finish(layer)
         parts: Any = (layer.weight, layer.scales, layer.zeros)
-        if self.kernels.multiplies_packed(parts[2]):
+        if self.kernels.multiplies_packed(parts[2], self.group):
             return
         wide = self.kernels.widen_int(*parts, self.bits)
         replace(layer, "weight", wide.to(self.build.dtype))
@@ -69,5 +69,5 @@ class GGUFScheme(QuantScheme):
 
     def tied(self, build: Build) -> LinearMethod | None:
         """Rounding to 8 bits in the file's groups gives its Q8_0 back."""
-        is_same = self.embedding == GGMLQuantizationType.Q8_0.name and build.kernels.multiplies_packed(None)
+        is_same = self.embedding == GGMLQuantizationType.Q8_0.name and build.kernels.multiplies_packed(None, GROUP)
         return RoundedLinear(build, 8, GROUP) if is_same else None

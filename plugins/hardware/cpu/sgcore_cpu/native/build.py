@@ -17,7 +17,9 @@ SOURCES = Path(__file__).parent
 LIBRARY = SOURCES / "libsgcore_cpu.so"
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
-X86 = {"baseline": (), "avx2": AVX2, "avx512": AVX512, "avx512_vnni": (*AVX512, "-mavx512vnni")}
+VNNI = (*AVX512, "-mavx512vnni")
+BF16 = (*VNNI, "-mavx512bf16")
+X86 = {"baseline": (), "avx2": AVX2, "avx512": AVX512, "avx512_vnni": VNNI, "avx512_bf16": BF16}
 FLAGS = (
     "-std=c++17",
     "-O3",

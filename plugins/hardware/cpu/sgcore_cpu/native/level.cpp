@@ -1,8 +1,9 @@
 // The C interface of one level: every function's name ends with the level's. `is_bfloat16` says the type of T.
 #include "attention.h"
-#include "integers.h"
+#include "bfloats.h"
 #include "products.h"
 #include "rows.h"
+#include "sampling.h"
 
 #define JOIN2(a, b) a##_##b
 #define JOIN(a, b) JOIN2(a, b)
@@ -60,6 +61,12 @@ EXPORT(greedy)(const void *logits, int64_t rows, int64_t size, int64_t *out, int
                 : greedy((const float *)logits, rows, size, out, threads);
 }
 
+EXPORT(sample)
+(const float *logits, int64_t rows, int64_t size, const int64_t *top_k, const double *top_p, const double *min_p,
+ const double *uniform, uint64_t *keys, int64_t *out, int64_t threads) {
+    sample({logits, rows, size, top_k, top_p, min_p, uniform, keys, out}, threads);
+}
+
 // `pointers` and `sizes` are in the order of `Attention`, then those of `merge`.
 EXPORT(attention)(void *const *pointers, const int64_t *sizes, double scale, int is_bfloat16, int64_t threads) {
     is_bfloat16 ? attend_and_merge<BFloat16>(pointers, sizes, scale, threads)
@@ -76,24 +83,27 @@ EXPORT(linear_panels)
     linear_panels({x, x_row, tokens, in, panels, bias, out, rows}, threads);
 }
 
-// `scratch` has the numbers (tokens, in) of 16 bits and twice (segments, tokens) in float32, and at the next multiple of 64
-// bytes what each thread unpacks: 32 rows of numbers of 16 bits, and of two float32 for each segment.
+EXPORT(linear_bfloats)
+(const void *x, int64_t x_row, int64_t tokens, int64_t in, const void *panels, const void *bias, void *out, int64_t rows,
+ int64_t threads) {
+    linear_bfloats({(const BFloat16 *)x, x_row, tokens, in, (const uint8_t *)panels,
+                    {(BFloat16 *)out, (const BFloat16 *)bias, rows}}, threads);
+}
+
+// `scratch` has what inputs.h makes of x, segments first, and a panel with its scales and zeros.
 EXPORT(linear_int)
 (const void *x, int64_t x_row, int64_t tokens, int64_t in, const void *packed, int64_t rows, int64_t bits,
- const void *scales, int64_t scale_row, int64_t scale_group, int scale_type, const void *zeros, int64_t zero_row,
- int64_t zero_group, int zeros_are_floats, int64_t group, int64_t segment, const void *bias, void *out, void *scratch, int is_bfloat16,
- int64_t threads) {
-    Weight w{(const uint8_t *)packed, in * bits / 8, in, rows, scales, scale_row, scale_group, scale_type,
-             zeros, zero_row, zero_group, zeros_are_floats, group};
-    char *rest = (char *)scratch;
-    float *rates = (float *)(rest + tokens * in * 2), *sums = rates + tokens * (in / segment);
-    Numbers numbers{(int16_t *)rest, rates, sums, tokens, in, segment};
-    rest += (tokens * in * 2 + tokens * (in / segment) * 8 + 63) / 64 * 64;
+ const void *scales, const void *zeros, int number_bytes, int64_t group, int64_t segment, const void *bias, void *out,
+ void *scratch, int is_bfloat16, int64_t threads) {
+    auto bytes = [](const void *at) { return static_cast<const uint8_t *>(at); };
+    IntegerWeight w{bytes(packed), rows, in, bits, group, bytes(scales), bytes(zeros), number_bytes};
+    Segment *segments = static_cast<Segment *>(scratch);
+    int8_t *numbers = reinterpret_cast<int8_t *>(segments + tokens * (in / segment));
+    Inputs inputs{numbers, numbers + tokens * in, segments, tokens, in, segment};
+    uint8_t *rest = reinterpret_cast<uint8_t *>(inputs.rests + tokens * in);
     auto run = [&](auto t) {
         using T = decltype(t);
-        Result<T> result{(T *)out, (const T *)bias, rows};
-        bits == 4 ? linear_int<4, T>((const T *)x, x_row, w, numbers, result, rest, threads)
-                  : linear_int<8, T>((const T *)x, x_row, w, numbers, result, rest, threads);
+        linear_int<T>((const T *)x, x_row, w, inputs, {(T *)out, (const T *)bias, rows}, rest, threads);
     };
     is_bfloat16 ? run(BFloat16{}) : run(float{});
 }

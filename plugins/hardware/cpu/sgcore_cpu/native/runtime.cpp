@@ -24,7 +24,8 @@ EXPORT int sgcore_cpu_find_openmp() {
     return 1;
 }
 
-// The best of the levels that this processor runs, as a number: 0 baseline, 1 avx2, 2 avx512, 3 avx512_vnni.
+// The best of the levels that this processor runs, as a number: 0 baseline, 1 avx2, 2 avx512, 3 avx512_vnni,
+// 4 avx512_bf16.
 EXPORT int sgcore_cpu_best_level() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -32,7 +33,8 @@ EXPORT int sgcore_cpu_best_level() {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return 1;
-    return __builtin_cpu_supports("avx512vnni") ? 3 : 2;
+    if (!__builtin_cpu_supports("avx512vnni")) return 2;
+    return __builtin_cpu_supports("avx512bf16") ? 4 : 3;
 #else
     return 0;
 #endif

@@ -79,11 +79,22 @@ SGCORE_INLINE Floats select(Ints mask, Floats yes, Floats no) {
 }
 SGCORE_INLINE Floats larger(Floats a, Floats b) { return select(a > b, a, b); }
 
+// Lane i gets the lane order[i] of a, or of b from WIDTH on.
+SGCORE_INLINE Floats shuffled(Floats a, Floats b, Ints order) {
+#if defined(__clang__)
+    Floats result;
+    for (int i = 0; i < WIDTH; ++i) result[i] = order[i] < WIDTH ? a[order[i]] : b[order[i] - WIDTH];
+    return result;
+#else
+    return __builtin_shuffle(a, b, order);
+#endif
+}
+
 // Lane i gets what lane i ^ STEP has.
 template <int STEP> SGCORE_INLINE Floats swapped(Floats x) {
     Ints order;
     for (int i = 0; i < WIDTH; ++i) order[i] = i ^ STEP;
-    return __builtin_shuffle(x, order);
+    return shuffled(x, x, order);
 }
 
 template <int STEP = WIDTH / 2> SGCORE_INLINE float sum(Floats x) {
@@ -105,7 +116,7 @@ template <int STEP> SGCORE_INLINE void exchange(Floats &a, Floats &b) {
         low[i] = i & STEP ? WIDTH + i - STEP : i;
         high[i] = i & STEP ? WIDTH + i : i + STEP;
     }
-    Floats first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
+    Floats first = shuffled(a, b, low), second = shuffled(a, b, high);
     a = first;
     b = second;
 }
