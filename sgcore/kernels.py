@@ -28,6 +28,10 @@ class Kernels:
     integer_error: float = 0.0
     """Of a product with integers, relative to the largest result; above 0 where inputs are rounded."""
 
+    def for_rounded_weights(self) -> Kernels:
+        """Those of layers whose weights sgcore rounds to integers itself: they may round inputs as coarsely."""
+        return self
+
     def pack(self, weight: Tensor) -> Tensor:
         """The weight (out, in) in the layout that `linear` reads fastest; called once, after loading."""
         return weight

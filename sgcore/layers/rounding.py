@@ -21,8 +21,11 @@ class RoundedLinear(IntegerLinear):
 
     is_cacheable = True
 
-    def __init__(self, build: Build, bits: int, largest_group: int) -> None:
+    def __init__(self, build: Build, bits: int, largest_group: int, is_lossless: bool = False) -> None:
+        """`is_lossless`: the weight is known to be such integers already."""
         super().__init__(build, bits, largest_group)
+        if not is_lossless:
+            self.kernels = build.kernels.for_rounded_weights()
         self.dtype, self.largest_group = build.dtype, largest_group
 
     def create(self, layer: nn.Module, in_features: int, out_features: Sequence[int]) -> None:

@@ -238,7 +238,9 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 def rounding_tolerance(model_path: Path, options: Mapping[str, Any]) -> float:
     """What a platform's rounding of inputs may change of a log-probability of a tiny model (seen: 11 errors)."""
     plan = resolve(Choices.of(model_path=str(model_path), **options))
-    return 16 * float(plan.platform.load()().kernels().integer_error)
+    kernels = plan.platform.load()().kernels()
+    is_given = plan.hf_config.get("quantization_config")
+    return 16 * float((kernels if is_given else kernels.for_rounded_weights()).integer_error)
 
 
 def _rounding(packed: Packed) -> Callable[[Any, tuple[Tensor]], tuple[Tensor]]:

@@ -14,10 +14,10 @@ ROWS = 16
 """Of a panel."""
 LONGEST_SEGMENT = 64
 """Input features that share a rate when they are rounded to 8 bits."""
-ERROR = 0.02
-"""`Kernels.integer_error`: the largest of many results; the usual one is 0.006 of a result's deviation."""
-ROUNDING = 2.0**-11
-"""Of float16: relative, where a number is not too small for it."""
+COARSE = 2.0
+"""Segments whose rate is so many times the token's are rounded to 16 bits, others to 8."""
+ERROR, COARSE_ERROR = 5e-4, 0.02
+"""`Kernels.integer_error`, with 16 bits for all segments and with `COARSE`: the largest of many results."""
 LOW_HALVES = 0x0F0F0F0F
 
 
@@ -38,7 +38,7 @@ def unpack(weight: Tensor, bits: int) -> Tensor:
 
 
 def pack_scales(scales: Tensor, zeros: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Panels, in float16 where that has all the numbers within its rounding, and else in float32."""
+    """Panels, in float16 where that has all the numbers, and else in float32."""
     given = [scales.float()] if zeros is None else [scales.float(), zeros.float()]
     dtype = torch.float16 if all(map(_fits_half, given)) else torch.float32
     made = [_panels(numbers.to(dtype)) for numbers in given]
@@ -64,7 +64,7 @@ def _rows(panels: Tensor) -> Tensor:
 
 
 def _fits_half(numbers: Tensor) -> bool:
-    return bool(((numbers.half().float() - numbers).abs() <= numbers.abs() * ROUNDING).all())
+    return torch.equal(numbers.half().float(), numbers)
 
 
 def takes(x: Tensor, scales: Tensor) -> bool:
@@ -73,9 +73,19 @@ def takes(x: Tensor, scales: Tensor) -> bool:
 
 
 def linear(
-    library: Library, x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, bias: Tensor | None
+    library: Library,
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    bias: Tensor | None,
+    coarseness: float,
 ) -> Tensor:
-    """As `Kernels.linear_int`; inputs are rounded to 8 bits in segments."""
+    """As `Kernels.linear_int`; inputs are rounded to 16 bits in segments.
+
+    To 8, where a segment's rate is below `coarseness` times the root of the mean square of all rates of its token.
+    """
     (tokens, size), (rows, groups) = x.shape, scales.shape
     group = size // groups
     segment = gcd(group, LONGEST_SEGMENT)
@@ -85,7 +95,7 @@ def linear(
     library.linear_int(
         x.data_ptr(), x.stride(0), tokens, size, weight.data_ptr(), rows, bits, scales.data_ptr(),
         None if zeros is None else zeros.data_ptr(), scales.itemsize, group, segment,
-        None if bias is None else bias.data_ptr(), out.data_ptr(), scratch.data_ptr(),
+        None if bias is None else bias.data_ptr(), out.data_ptr(), scratch.data_ptr(), coarseness,
         x.dtype == torch.bfloat16, torch.get_num_threads(),
     )  # fmt: skip
     return out

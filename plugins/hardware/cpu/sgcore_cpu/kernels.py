@@ -22,10 +22,15 @@ NATIVE = (torch.float32, torch.bfloat16)
 class CpuKernels(Kernels):
     """Overrides of the reference kernels for host memory; without a native library they are torch's."""
 
-    def __init__(self, level: str | None = None) -> None:
-        """`level`: another one than the processor and the environment choose."""
+    def __init__(self, level: str | None = None, coarseness: float = 0.0) -> None:
+        """`level`: another one than the processor and the environment choose; `coarseness` as in `integers.linear`."""
+        self.level, self.coarseness = level, coarseness
         self.library = open_library(level or chosen_level())
-        self.integer_error = 0.0 if self.library is None else integers.ERROR
+        error = integers.COARSE_ERROR if coarseness else integers.ERROR
+        self.integer_error = 0.0 if self.library is None else error
+
+    def for_rounded_weights(self) -> Kernels:
+        return CpuKernels(self.level, integers.COARSE)
 
     def pack(self, weight: Tensor) -> Tensor:
         if weight.dtype == torch.bfloat16 and self.library is not None and bfloats.takes(weight):
@@ -98,7 +103,7 @@ class CpuKernels(Kernels):
         bias: Tensor | None = None,
     ) -> Tensor:
         if self.library is not None and _has_rows(x) and integers.takes(x, scales):
-            return integers.linear(self.library, x, weight, scales, zeros, bits, bias)
+            return integers.linear(self.library, x, weight, scales, zeros, bits, bias, self.coarseness)
         return super().linear_int(x, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -25,7 +25,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "pack_panels": (P, N, N, P, N),
     "linear_panels": (P, N, N, N, P, P, P, N, N),
     "linear_bfloats": (P, N, N, N, P, P, P, N, N),
-    "linear_int": (P, N, N, N, P, N, N, P, P, BOOL, N, N, P, P, P, BOOL, N),
+    "linear_int": (P, N, N, N, P, N, N, P, P, BOOL, N, N, P, P, P, F, BOOL, N),
 }
 """As in `native/level.cpp`; the last argument is always the number of threads."""
 

@@ -37,7 +37,7 @@ def test_products_are_exact(level: str, bits: int, kind: str, rows: int, size: i
     numbers = (values, scales if kind == "float32" else scales.half(), zeros)
     mine = packed(kernels, numbers, bits)
     wide = kernels.widen_int(*mine, bits)
-    torch.testing.assert_close(wide, Kernels().widen_int(*packed(Kernels(), numbers, bits), bits), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(wide, Kernels().widen_int(*packed(Kernels(), numbers, bits), bits), atol=1e-6, rtol=1e-6)
     for tokens in (1, 2, 3, 5, 12, 13, 40):
         x, bias = exact_inputs(tokens, size), torch.randn(rows)
         expected = x @ wide.T + bias
@@ -55,8 +55,19 @@ def test_an_input_of_zeros_and_one_of_large_numbers(level: str) -> None:
 
 
 def test_scales_are_narrow_where_float16_has_them() -> None:
-    large, small = torch.full((16, 2), 0.0123), torch.full((16, 2), 1.23e-7)
-    zeros = torch.full((16, 2), 7.77)
-    assert {x.dtype for x in integers.pack_scales(large, zeros) if x is not None} == {torch.float16}
-    assert {x.dtype for x in integers.pack_scales(small, zeros) if x is not None} == {torch.float32}
-    assert integers.pack_scales(large, zeros * 1e5)[0].dtype == torch.float32
+    narrow, wide = torch.full((16, 2), 0.125), torch.full((16, 2), 0.123)
+    zeros = torch.full((16, 2), 7.75)
+    assert {x.dtype for x in integers.pack_scales(narrow, zeros) if x is not None} == {torch.float16}
+    assert {x.dtype for x in integers.pack_scales(wide, zeros) if x is not None} == {torch.float32}
+    assert integers.pack_scales(narrow, zeros * 1e5)[0].dtype == torch.float32
+
+
+@levels
+def test_coarse_inputs_are_near(level: str) -> None:
+    kernels = CpuKernels(level).for_rounded_weights()
+    numbers = (torch.randint(0, 256, (64, 768), dtype=torch.uint8), torch.rand(64, 12), None)
+    x = torch.randn(5, 768)
+    x[1, 3] = 300.0
+    expected = Kernels().linear_int(x, *packed(Kernels(), numbers, 8), 8)
+    errors = (kernels.linear_int(x, *packed(kernels, numbers, 8), 8) - expected).abs() / expected.abs().amax(1, True)
+    assert 1e-4 < errors.max() < kernels.integer_error

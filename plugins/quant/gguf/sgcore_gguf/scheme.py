@@ -70,4 +70,4 @@ class GGUFScheme(QuantScheme):
     def tied(self, build: Build) -> LinearMethod | None:
         """Rounding to 8 bits in the file's groups gives its Q8_0 back."""
         is_same = self.embedding == GGMLQuantizationType.Q8_0.name and build.kernels.multiplies_packed(None, GROUP)
-        return RoundedLinear(build, 8, GROUP) if is_same else None
+        return RoundedLinear(build, 8, GROUP, is_lossless=True) if is_same else None

@@ -1,6 +1,6 @@
 // Inputs of the products with integers: a token's features in segments that are rounded to 8 bits with a rate of their own,
-// as llama.cpp's Q8_1 are. Where a token's rates are far above its others, so would be the error: what rounding leaves there is
-// rounded to 8 bits itself, and multiplied as well.
+// as llama.cpp's Q8_1 are. What rounding leaves is rounded to 8 bits itself, and multiplied as well: 16 bits in all. Weights
+// that have an error of their own do without where a token's rate is not far above its others.
 #pragma once
 
 #include "rows.h"
@@ -10,7 +10,6 @@ namespace SGCORE_LEVEL {
 constexpr float LARGEST = 127.0f;
 
 constexpr float LEFT = 254.0f;  // Times the largest number that rounding leaves, 0.5, is LARGEST.
-constexpr float FAR = 2.0f;    // Above the root of the token's mean squared rate.
 
 // x = numbers * rate; `sum` is that of the numbers.
 struct Rounded {
@@ -26,6 +25,7 @@ struct Inputs {
     int8_t *numbers, *rests;  // (tokens, in)
     Segment *segments;        // (tokens, in / segment)
     int64_t tokens, in, segment;
+    float coarseness;  // Times the root of a token's mean squared rate: above, there is a rest.
 };
 
 typedef int8_t Narrow __attribute__((vector_size(VECTOR_BYTES / 4)));
@@ -74,7 +74,7 @@ template <class T> void round_token(const T *x, const Inputs &to, int64_t token)
         float rate = segments[s].whole.rate = rate_of(x + s * to.segment, to.segment);
         squares += rate * rate;
     }
-    float most = FAR * __builtin_sqrtf(squares / float(count));
+    float most = to.coarseness * __builtin_sqrtf(squares / float(count));
     for (int64_t s = 0; s < count; ++s) {
         int64_t at = s * to.segment;
         float rate = segments[s].whole.rate;
