@@ -188,6 +188,8 @@ class Platform(ABC):
     """Steps launched before the result of the one before them is read, unless `--run-ahead` says otherwise."""
     can_capture: ClassVar[bool] = False
     """Whether `capture` works."""
+    graph_rows: ClassVar[int | None] = None
+    """The most rows of a step that is captured, and then only one that decodes; None: as many as run."""
 
     @abstractmethod
     def initialise(self, rank: int) -> torch.device:

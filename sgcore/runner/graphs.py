@@ -31,13 +31,15 @@ MOST_GRAPHS = 256
 class StepGraphs(Generic[Outputs]):
     """Steps by key. The first step of a key runs as it is, which compiles what it needs; the second is captured."""
 
-    def __init__(self, platform: Platform, most_rows: int, most_tokens: int, mixed_tokens: int = 0) -> None:
-        """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual size with chunks."""
+    def __init__(self, platform: Platform, most_rows: int, most_tokens: int, mixed_tokens: int | None = 0) -> None:
+        """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual size with chunks; None:
+        these are not captured."""
         self.platform = platform
         self.most_tokens = most_tokens
         self.most_rows = most_rows
         self._decode_rows = [size for size in DECODE_ROWS if size < most_rows] + [most_rows]
-        self._awaited = self._common_sizes(mixed_tokens) if most_tokens else []
+        self._takes_chunks = mixed_tokens is not None
+        self._awaited = self._common_sizes(mixed_tokens or 0) if most_tokens else []
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, tuple[Callable[[], None], Outputs]] = {}
 
@@ -47,6 +49,8 @@ class StepGraphs(Generic[Outputs]):
             return None
         if not step.chunks:
             return StaticSize(self._decode_rows[bisect_left(self._decode_rows, len(step.decode))], 0, 0)
+        if not self._takes_chunks:
+            return None
         return self._mixed_size(len(step.decode), step.tokens - len(step.decode), len(step.chunks))
 
     def _mixed_size(self, decode_rows: int, tokens: int, chunks: int) -> StaticSize | None:

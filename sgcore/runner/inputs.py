@@ -15,17 +15,24 @@ Array = npt.NDArray[np.generic]
 class StepInputs:
     """Arrays of one step. The same sequence of sizes gives the same device addresses, as a captured graph needs.
 
-    On a device that is the host itself nothing is copied: `put` hands out the array.
+    On a device that is the host itself nothing is sent: without a need for addresses `put` hands out the array.
     """
 
-    def __init__(self, device: torch.device, capacity_bytes: int, steps: int = 1) -> None:
-        """`steps`: how many may be begun before the first of them has been read back; each has its own host buffer."""
+    def __init__(self, device: torch.device, capacity_bytes: int, steps: int = 1, is_static: bool = False) -> None:
+        """`steps`: how many may be begun before the first of them has been read back; each has its own host buffer.
+
+        `is_static`: addresses matter on the host, too.
+        """
         self._is_host = device.type == "cpu"
+        self._is_static = is_static or not self._is_host
         self._used = self._turn = 0
         if not self._is_host:
             self._hosts = [torch.empty(capacity_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(steps)]
             self._views = [host.numpy() for host in self._hosts]
             self._device = torch.zeros(capacity_bytes, dtype=torch.uint8, device=device)
+        elif is_static:
+            self._device = torch.zeros(capacity_bytes, dtype=torch.uint8)
+            self._views = [self._device.numpy()]
 
     def begin(self) -> None:
         """Start a step: what was put before is no longer needed on the host."""
@@ -38,7 +45,7 @@ class StepInputs:
         Raises ValueError if the step's arrays are too large.
         """
         array = np.ascontiguousarray(array)
-        if self._is_host:
+        if not self._is_static:
             return torch.from_numpy(array)
         begin = -(-self._used // ALIGNMENT) * ALIGNMENT
         self._used = begin + array.nbytes

@@ -140,10 +140,14 @@ class ModelRunner(Runner):
         self.state = DeviceState(self.rows, self.device)
         self.sampler = Sampler(self.kernels, self.vocab_size, self.device)
         input_bytes = INPUT_BYTES + INPUT_TOKEN_BYTES * (tokens + rows) + INPUT_PAGE_BYTES * self.rows.page_table.size
-        self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2)
         can_capture = self.platform.can_capture and not options["enforce_eager"]
+        self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2, is_static=can_capture)
+        graph_rows = self.platform.graph_rows
         most = max(rows, int(options["graph_tokens"] or 0)) if can_capture else 0
-        self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, most, int(options["mixed_chunk_size"] or 0))
+        if graph_rows is not None:
+            rows, most = min(rows, graph_rows), min(most, graph_rows)
+        mixed = None if graph_rows is not None else int(options["mixed_chunk_size"] or 0)
+        self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, most, mixed)
 
     def _activation_bytes(self) -> int:
         """The largest step: the gated MLP's and the residuals' tokens, and float32 logits of every row."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from ctypes import c_double, c_float, c_int, c_int64, c_void_p
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from sgcore.errors import LaunchError
 from sgcore_cpu.native.build import LIBRARY, levels
@@ -21,13 +22,42 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, N),
     "greedy": (P, N, N, P, BOOL, N),
     "sample": (P, N, N, P, P, P, P, P, P, N),
-    "attention": (P, P, D, BOOL, N),
+    "attention": (P, N, P, P, P, P, P, D, BOOL, N),
     "pack_panels": (P, N, N, P, N),
     "linear_panels": (P, N, N, N, P, P, P, N, N),
     "linear_bfloats": (P, N, N, N, P, P, P, N, N),
     "linear_int": (P, N, N, N, P, N, N, P, P, BOOL, N, N, P, P, P, F, BOOL, N),
 }
 """As in `native/level.cpp`; the last argument is always the number of threads."""
+
+
+class Recorder(Protocol):
+    """Takes down calls instead of having them made."""
+
+    def add(self, function: Function, arguments: tuple[Any, ...]) -> None: ...
+
+
+class _Recording(threading.local):
+    recorder: Recorder | None = None
+
+
+recording = _Recording()
+"""Of this thread."""
+
+
+class Function:
+    """One of `SIGNATURES`."""
+
+    __slots__ = ("from_words", "native")
+
+    def __init__(self, native: Any, from_words: Any) -> None:
+        self.native, self.from_words = native, from_words
+
+    def __call__(self, *arguments: Any) -> None:
+        if recording.recorder is None:
+            self.native(*arguments)
+        else:
+            recording.recorder.add(self, arguments)
 
 
 class Library:
@@ -39,12 +69,19 @@ class Library:
         assert shared is not None
         shared.sgcore_cpu_find_openmp()
         for name, types in SIGNATURES.items():
-            function = getattr(shared, f"{name}_{level}")
-            function.argtypes, function.restype = types, None
-            setattr(self, name, function)
+            native, from_words = (getattr(shared, f"{full}_{level}") for full in (name, f"{name}_from_words"))
+            native.argtypes, native.restype = types, None
+            setattr(self, name, Function(native, from_words))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
+
+
+def replay(calls: Any, count: int) -> None:
+    """Make `count` recorded calls, pairs of a function from words and its words."""
+    shared = _shared()
+    assert shared is not None
+    shared.sgcore_cpu_replay(calls, c_int64(count))
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctypes import c_int64, c_void_p
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sgcore.cache.pool import KVPool
 from sgcore.kernels import Kernels
-from sgcore.runner.batch import ForwardBatch
+from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore_cpu.attention import TorchNativeAttention
 from sgcore_cpu.kernels import NATIVE, CpuKernels
 from sgcore_cpu.library import Library
@@ -23,41 +23,52 @@ DIVISOR = 16
 """Of a head's dimension: the widest vector."""
 
 
+Kind = tuple[int, int, int, int | None]
+"""Of a layer: heads, kv heads, dimensions of a head, window."""
+
+
 @dataclass(slots=True)
 class Prepared:
-    """What `plan` leaves for the layers; pieces are made for each kind of layer when it is met first."""
+    """What `plan` leaves for the layers; calls are made for each kind of layer when it is met first."""
 
     table: Array
     threads: int
-    calls: dict[tuple[int, int, int, int | None], Call] = field(default_factory=dict)
+    calls: dict[Kind, Call]
 
 
 class Call:
-    """The arguments of the native function that layers of one kind share in a step."""
+    """The arguments of the native function that layers of one kind share in a step.
 
-    def __init__(self, batch: ForwardBatch, prepared: Prepared, shape: Shape, head_dim: int) -> None:
-        made = self.made = pieces_of(batch, shape)
-        row = 2 * (MOST_QUERIES + KEYS) * head_dim + MOST_QUERIES * (KEYS + 2)
-        self.empty = torch.empty if batch.size is None else torch.zeros
-        self.scratch = torch.empty(shape.threads, row)
-        self.partial = torch.empty(made.slots, shape.heads, head_dim + 1)
-        self.weights = self.partial.view(-1)[made.slots * shape.heads * head_dim :]
-        arrays = (prepared.table, made.pieces, made.tokens, made.limits)
-        table, pieces, tokens, limits = (array.ctypes.data for array in arrays)
-        buffers = (x.data_ptr() for x in (self.partial, self.weights, self.scratch))
-        merges = (array.ctypes.data for array in (made.merged, made.begins, made.parts))
-        self.pointers = (c_void_p * 14)(None, None, None, table, pieces, tokens, limits, None, *buffers, *merges)
-        self.sizes = (c_int64 * 10)(
-            0, prepared.table.shape[1], shape.page_tokens, len(made.pieces), row, shape.heads, shape.kv_heads, head_dim,
+    They stay where they are, so that a recorded step finds those of another step there.
+    """
+
+    def __init__(self, kind: Kind, page_tokens: int, threads: int) -> None:
+        self.heads, self.kv_heads, self.head_dim, window = kind
+        self.shape = Shape(self.heads, self.kv_heads, page_tokens, window, threads)
+        self.row = 2 * (MOST_QUERIES + KEYS) * self.head_dim + MOST_QUERIES * (KEYS + 2)
+        self.scratch = torch.empty(threads, self.row)
+        self.pointers, self.sizes = (c_void_p * 10)(), (c_int64 * 9)()
+
+    def prepare(self, batch: ForwardBatch, table: Array) -> None:
+        """Take another step's rows."""
+        made, shape = pieces_of(batch, self.shape), self.shape
+        partial = torch.empty(made.slots * self.heads * (self.head_dim + 1))
+        arrays = (table, made.pieces, made.tokens, made.limits)
+        merges = (made.merged, made.begins, made.parts)
+        first = partial.data_ptr()
+        buffers = (first, first + 4 * made.slots * self.heads * self.head_dim, self.scratch.data_ptr())
+        self.used = (partial, *arrays, *merges)
+        self.pointers[:] = [*(array.ctypes.data for array in arrays), *buffers, *(x.ctypes.data for x in merges)]
+        self.sizes[:] = [
+            table.shape[1], shape.page_tokens, len(made.pieces), self.row, self.heads, self.kv_heads, self.head_dim,
             shape.window or 0, len(made.merged),
-        )  # fmt: skip
+        ]  # fmt: skip
 
-    def run(self, library: Library, q: Tensor, keys: Tensor, values: Tensor, scale: float, threads: int) -> Tensor:
-        out: Tensor = self.empty(q.shape, dtype=q.dtype)
-        pointers = self.pointers
-        pointers[0], pointers[1], pointers[2] = q.data_ptr(), keys.data_ptr(), values.data_ptr()
-        pointers[7], self.sizes[0] = out.data_ptr(), q.stride(0)
-        library.attention(pointers, self.sizes, scale, q.dtype == torch.bfloat16, threads)
+    def run(self, library: Library, q: Tensor, keys: Tensor, values: Tensor, out: Tensor, scale: float) -> Tensor:
+        library.attention(
+            q.data_ptr(), q.stride(0), keys.data_ptr(), values.data_ptr(), out.data_ptr(), self.pointers, self.sizes,
+            scale, q.dtype == torch.bfloat16, self.shape.threads,
+        )  # fmt: skip
         return out
 
 
@@ -69,11 +80,17 @@ class NativeAttention(TorchNativeAttention):
         library = kernels.library if isinstance(kernels, CpuKernels) else None
         is_fit = all(keys.dtype in NATIVE and keys.shape[3] % DIVISOR == 0 for keys in pool.keys)
         self.library = library if is_fit else None
+        self._static: dict[StaticSize, dict[Kind, Call]] = {}
+        """Of the sizes of steps that are recorded."""
 
     def plan(self, batch: ForwardBatch) -> None:
         if self.library is None:
             return super().plan(batch)
-        batch.attention = Prepared(np.ascontiguousarray(batch.page_table, np.int32), torch.get_num_threads())
+        calls: dict[Kind, Call] = {} if batch.size is None else self._static.setdefault(batch.size, {})
+        table = np.ascontiguousarray(batch.page_table, np.int32)
+        for call in calls.values():
+            call.prepare(batch, table)
+        batch.attention = Prepared(table, torch.get_num_threads(), calls)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layer: int, scale: float, window: int | None, batch: ForwardBatch
@@ -81,10 +98,11 @@ class NativeAttention(TorchNativeAttention):
         if self.library is None:
             return super().forward(q, k, v, layer, scale, window, batch)
         keys, values = self.pool.keys[layer], self.pool.values[layer]
-        heads, kv_heads, head_dim = q.shape[1], keys.shape[2], keys.shape[3]
+        kind = (q.shape[1], keys.shape[2], keys.shape[3], window)
         prepared: Prepared = batch.attention
-        key = (heads, kv_heads, head_dim, window)
-        if key not in prepared.calls:
-            shape = Shape(heads, kv_heads, self.pool.page_tokens, window, prepared.threads)
-            prepared.calls[key] = Call(batch, prepared, shape, head_dim)
-        return prepared.calls[key].run(self.library, q, keys, values, scale, prepared.threads)
+        if kind not in prepared.calls:
+            prepared.calls[kind] = Call(kind, self.pool.page_tokens, prepared.threads)
+            prepared.calls[kind].prepare(batch, prepared.table)
+        # What padding's tokens hold goes on through the layers.
+        out = torch.empty(q.shape, dtype=q.dtype) if batch.size is None else torch.zeros(q.shape, dtype=q.dtype)
+        return prepared.calls[kind].run(self.library, q, keys, values, out, scale)

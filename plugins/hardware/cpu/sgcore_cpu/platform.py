@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from sgcore.kernels import Kernels
 from sgcore.plugins.plan import Plan
 from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
+from sgcore_cpu.library import OFF, chosen_level
+from sgcore_cpu.tape import recorded
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
@@ -26,6 +29,7 @@ class CpuPlatform(Platform):
     dtypes = ("float32", "float64")
     default_attention = "cpu_native"
     memory_share = 0.4
+    graph_rows = 8
 
     def __init__(self) -> None:
         self.threads = usable_cores()
@@ -52,6 +56,16 @@ class CpuPlatform(Platform):
 
     def kernels(self) -> Kernels:
         return CpuKernels()
+
+    @property
+    def can_capture(self) -> bool:  # type: ignore[override]
+        return chosen_level() != OFF
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Native calls and operations of torch: a step without the model's Python."""
+        with recorded() as tape:
+            work()
+        return tape.run
 
 
 def _set_allocator(mapped_from: int, kept: int) -> None:

@@ -2,6 +2,7 @@
 #include "attention.h"
 #include "bfloats.h"
 #include "products.h"
+#include "replay.h"
 #include "rows.h"
 #include "sampling.h"
 
@@ -13,16 +14,21 @@ using namespace SGCORE_LEVEL;
 
 namespace {
 
-template <class T> Attention<T> attention_of(void *const *p, const int64_t *n, double scale) {
-    return {(const T *)p[0], n[0], (const T *)p[1], (const T *)p[2], (const int32_t *)p[3], n[1], n[2],
-            (const Piece *)p[4], n[3], (const int64_t *)p[5], (const int64_t *)p[6], (T *)p[7],
-            (float *)p[8], (float *)p[9], (float *)p[10], n[4], n[5], n[6], n[7], float(scale), n[8]};
-}
+// A layer's own arguments.
+struct Layer {
+    const void *q;
+    int64_t q_row;
+    const void *keys, *values;
+    void *out;
+    double scale;
+};
 
-template <class T> void attend_and_merge(void *const *p, const int64_t *n, double scale, int64_t threads) {
-    Attention<T> a = attention_of<T>(p, n, scale);
+template <class T> void attend_and_merge(const Layer &l, void *const *p, const int64_t *n, int64_t threads) {
+    Attention<T> a{(const T *)l.q, l.q_row, (const T *)l.keys, (const T *)l.values, (const int32_t *)p[0], n[0], n[1],
+                   (const Piece *)p[1], n[2], (const int64_t *)p[2], (const int64_t *)p[3], (T *)l.out,
+                   (float *)p[4], (float *)p[5], (float *)p[6], n[3], n[4], n[5], n[6], float(l.scale), n[7]};
     attend(a, threads);
-    if (n[9] > 0) merge(a, (const int64_t *)p[11], (const int64_t *)p[12], (const int64_t *)p[13], n[9], threads);
+    if (n[8] > 0) merge(a, (const int64_t *)p[7], (const int64_t *)p[8], (const int64_t *)p[9], n[8], threads);
 }
 
 }  // namespace
@@ -67,10 +73,13 @@ EXPORT(sample)
     sample({logits, rows, size, top_k, top_p, min_p, uniform, keys, out}, threads);
 }
 
-// `pointers` and `sizes` are in the order of `Attention`, then those of `merge`.
-EXPORT(attention)(void *const *pointers, const int64_t *sizes, double scale, int is_bfloat16, int64_t threads) {
-    is_bfloat16 ? attend_and_merge<BFloat16>(pointers, sizes, scale, threads)
-                : attend_and_merge<float>(pointers, sizes, scale, threads);
+// `pointers` and `sizes` are what layers of a kind share in a step, in the order of `Attention`, then those of `merge`.
+EXPORT(attention)
+(const void *q, int64_t q_row, const void *keys, const void *values, void *out, void *const *pointers,
+ const int64_t *sizes, double scale, int is_bfloat16, int64_t threads) {
+    Layer layer{q, q_row, keys, values, out, scale};
+    is_bfloat16 ? attend_and_merge<BFloat16>(layer, pointers, sizes, threads)
+                : attend_and_merge<float>(layer, pointers, sizes, threads);
 }
 
 EXPORT(pack_panels)(const float *weight, int64_t out, int64_t in, float *packed, int64_t threads) {
@@ -107,3 +116,15 @@ EXPORT(linear_int)
     };
     is_bfloat16 ? run(BFloat16{}) : run(float{});
 }
+
+#define FROM_WORDS(name) EXPORT(name##_from_words)(const uint64_t *words) { FromWords<JOIN(name, SGCORE_LEVEL)>::run(words); }
+FROM_WORDS(add_rms_norm)
+FROM_WORDS(silu_mul)
+FROM_WORDS(rotary_write)
+FROM_WORDS(greedy)
+FROM_WORDS(sample)
+FROM_WORDS(attention)
+FROM_WORDS(pack_panels)
+FROM_WORDS(linear_panels)
+FROM_WORDS(linear_bfloats)
+FROM_WORDS(linear_int)

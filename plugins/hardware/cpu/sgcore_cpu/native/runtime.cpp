@@ -39,4 +39,13 @@ EXPORT int sgcore_cpu_best_level() {
     return 0;
 #endif
 }
+
+struct Call {
+    void (*run)(const uint64_t *words);
+    const uint64_t *words;
+};
+
+EXPORT void sgcore_cpu_replay(const Call *calls, int64_t count) {
+    for (const Call *call = calls; call < calls + count; call++) call->run(call->words);
+}
 }

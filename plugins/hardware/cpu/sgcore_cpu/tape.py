@@ -1,0 +1,134 @@
+"""A step recorded as native calls and, between them, torch's operations: replayed without the model's Python.
+
+Recording runs nothing that changes what was there before: native calls are only taken down, and operations of torch see
+zeros for what these would give.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sgcore_cpu.library import Function, recording, replay
+
+EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+UNKNOWN = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+INDEXING = {torch.ops.aten.index.Tensor}
+"""Of known shape, but for indices that are masks."""
+ZEROS = ("zeros", "zeros_like", "new_zeros")
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (("run", ctypes.c_void_p), ("words", ctypes.c_void_p))
+
+
+class Tape(TorchDispatchMode):
+    """Within, what this thread computes is taken down."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler for that."""
+        return False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[Callable[[], None]] = []
+        self.kept: list[Any] = []
+        """Whatever recorded addresses point to."""
+        self._own: set[int] = set()
+        """Storages that were allocated here."""
+        self._zeros: dict[int, Tensor] = {}
+        """By storage: zeros that no operation of torch has written to, and native calls write what they read."""
+        self._calls: list[_Call] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.kept += read
+        if UNKNOWN & set(func.tags) and (func not in INDEXING or any(x.dtype == torch.bool for x in read)):
+            raise RuntimeError(f"{func} depends on values, so a step with it can't be recorded")
+        if func._schema.is_mutable:
+            return self._change(func, args, kwargs, read)
+        out = func(*args, **kwargs)
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.kept += made
+        known = {_storage(tensor) for tensor in read}
+        fresh = [tensor for tensor in made if _storage(tensor) not in known]
+        self._own |= {_storage(tensor) for tensor in fresh}
+        name = func.__name__.split(".")[0]
+        if name in EMPTY:
+            made[0].zero_()
+        elif name in ZEROS:
+            self._zeros[_storage(made[0])] = made[0]
+        elif fresh:
+            self._add(lambda: _copy(fresh, func(*args, **kwargs)))
+        return out
+
+    def _change(self, func: Any, args: Any, kwargs: Any, read: list[Tensor]) -> Any:
+        """An operation that writes into its arguments; into those that were there before only when replayed."""
+        for tensor in read:
+            if (zeros := self._zeros.pop(_storage(tensor), None)) is not None:
+                self._add(zeros.zero_)
+        self._add(lambda: func(*args, **kwargs))
+        written = kwargs["out"] if "out" in kwargs else args[0]
+        return func(*args, **kwargs) if _storage(written) in self._own else written
+
+    def add(self, function: Function, arguments: tuple[Any, ...]) -> None:
+        words = (ctypes.c_uint64 * len(arguments))(*map(_word, arguments))
+        self.kept += [words, arguments]
+        self._calls.append(_Call(ctypes.cast(function.from_words, ctypes.c_void_p), ctypes.addressof(words)))
+
+    def _add(self, operation: Callable[[], Any]) -> None:
+        self.end_calls()
+        self.parts.append(operation)
+
+    def end_calls(self) -> None:
+        if self._calls:
+            count, calls = len(self._calls), (_Call * len(self._calls))(*self._calls)
+            self.parts.append(lambda: replay(calls, count))
+            self._calls = []
+
+    def run(self) -> None:
+        for part in self.parts:
+            part()
+
+
+def _word(argument: Any) -> int:
+    if argument is None:
+        return 0
+    if isinstance(argument, float):
+        return int(struct.unpack("=Q", struct.pack("=d", argument))[0])
+    return int(argument) if isinstance(argument, int) else ctypes.addressof(argument)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _copy(into: list[Tensor], out: Any) -> None:
+    results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    for target, result in zip(into, results, strict=True):
+        target.copy_(result)
+
+
+@contextmanager
+def recorded() -> Iterator[Tape]:
+    """Raises RuntimeError for what can't be recorded."""
+    tape = Tape()
+    recording.recorder = tape
+    try:
+        with tape:
+            yield tape
+        tape.end_calls()
+    except (IndexError, TypeError, ValueError, AssertionError) as error:  # zeros were no good for an operation
+        raise RuntimeError(f"a step can't be recorded: {error}") from error
+    finally:
+        recording.recorder = None

@@ -1,0 +1,64 @@
+"""Steps that are recorded and replayed without the model's Python."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sgcore_cpu.kernels import CpuKernels
+from sgcore_cpu.library import recording, usable_levels
+from sgcore_cpu.tape import recorded
+
+needs_library = pytest.mark.skipif(not usable_levels(), reason="there is no native library")
+
+
+@needs_library
+def test_native_calls_and_torchs_are_replayed_in_order() -> None:
+    kernels, weight, norm = CpuKernels(), torch.randn(64, 32), torch.rand(32)
+    packed, x, table = kernels.pack(weight), torch.randn(3, 32), torch.randn(10, 32)
+    places, total = torch.tensor([1, 2, 3]), torch.zeros(3, 64)
+    made = []
+    with recorded() as tape:
+        normed, summed = kernels.add_rms_norm(x, table[places], norm, 1e-5)
+        out = kernels.linear(normed * 2, packed)
+        total.add_(out)
+        made.append((summed, out, total.mean(1)))
+    assert not total.any(), "recording has changed what was there before"
+    for _ in range(2):
+        x.copy_(torch.randn(3, 32))
+        places.copy_(torch.randint(0, 10, (3,)))
+        total.zero_()
+        tape.run()
+        expected = torch.nn.functional.rms_norm(x + table[places], (32,), norm, 1e-5) * 2 @ weight.T
+        summed, out, means = made[0]
+        torch.testing.assert_close(summed, x + table[places])
+        torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(total, out)
+        torch.testing.assert_close(means, out.mean(1))
+
+
+def test_zeros_that_are_written_to_are_zeros_again() -> None:
+    x = torch.ones(4)
+    with recorded() as tape:
+        sums = torch.zeros(4)
+        sums[:2].add_(x[:2])
+    for _ in range(3):
+        tape.run()
+    assert sums.tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_views_of_what_comes_in_stay_views() -> None:
+    x = torch.arange(6.0)
+    with recorded() as tape:
+        out = x.view(2, 3).t()[1] + 1
+    x += 10
+    tape.run()
+    assert out.tolist() == [12.0, 15.0]
+
+
+@pytest.mark.parametrize("work", ["x.sum().item()", "x.nonzero()", "float(x[0])", "x[x > 0]"])
+def test_what_depends_on_values_is_refused(work: str) -> None:
+    with pytest.raises(RuntimeError, match="depends on values"), recorded():
+        eval(work, {"x": torch.ones(3)})
+    assert recording.recorder is None
+    assert torch.ones(2).sum().item() == 2
