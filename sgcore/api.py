@@ -189,7 +189,7 @@ class Platform(ABC):
     can_capture: ClassVar[bool] = False
     """Whether `capture` works."""
     graph_rows: ClassVar[int | None] = None
-    """The most rows of a step that is captured, and then only one that decodes; None: as many as run."""
+    """The most rows of a step that is captured, then only one that decodes, and when it comes; None: as many as run."""
 
     @abstractmethod
     def initialise(self, rank: int) -> torch.device:

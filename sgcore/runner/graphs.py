@@ -33,13 +33,13 @@ class StepGraphs(Generic[Outputs]):
 
     def __init__(self, platform: Platform, most_rows: int, most_tokens: int, mixed_tokens: int | None = 0) -> None:
         """Steps of up to `most_tokens` tokens are captured; 0: none. `mixed_tokens`: usual size with chunks; None:
-        these are not captured."""
+        these are not captured, and the others when they come."""
         self.platform = platform
         self.most_tokens = most_tokens
         self.most_rows = most_rows
         self._decode_rows = [size for size in DECODE_ROWS if size < most_rows] + [most_rows]
         self._takes_chunks = mixed_tokens is not None
-        self._awaited = self._common_sizes(mixed_tokens or 0) if most_tokens else []
+        self._awaited = self._common_sizes(mixed_tokens) if most_tokens and mixed_tokens is not None else []
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, tuple[Callable[[], None], Outputs]] = {}
 

@@ -13,7 +13,10 @@ import torch
 from sgcore.api import StartReport
 from sgcore.config import Choices
 from sgcore.plugins.resolve import resolve
+from sgcore.runner.batch import StaticSize
+from sgcore.runner.graphs import StepGraphs
 from sgcore.runner.runner import ModelRunner
+from sgcore.scheduler.step import ChunkPlan, StepPlan
 from sgcore_cpu.platform import CpuPlatform
 
 CONFIG = dict(
@@ -26,6 +29,7 @@ class Capturing(CpuPlatform):
     """Captures by running once more; nothing here replays with new data."""
 
     can_capture = True
+    graph_rows = None
 
     captured = 0
 
@@ -66,3 +70,11 @@ def test_most_rows_come_first_and_draws_last(runner: ModelRunner) -> None:
     assert decode == sorted(decode, reverse=True) and decode[0] == 40
     assert [draws for _, draws in order] == sorted(draws for _, draws in order)
     assert any(size.chunk_tokens and size.tokens == 64 for size, _ in order)
+
+
+def test_a_platform_that_captures_few_rows_waits_for_them() -> None:
+    graphs: StepGraphs[None] = StepGraphs(Capturing(), 8, 8, None)
+    assert graphs.next_awaited() is None
+    assert graphs.size(StepPlan(0, decode=list(range(5)))) == StaticSize(8, 0, 0)
+    assert graphs.size(StepPlan(0, decode=list(range(9)))) is None
+    assert graphs.size(StepPlan(0, chunks=[ChunkPlan(0, 0, 3, True)])) is None

@@ -51,13 +51,14 @@ class Call:
 
     def prepare(self, batch: ForwardBatch, table: Array) -> None:
         """Take another step's rows."""
-        made, shape = pieces_of(batch, self.shape), self.shape
+        shape = self.shape
+        made = self.made = pieces_of(batch, shape)
         partial = torch.empty(made.slots * self.heads * (self.head_dim + 1))
         arrays = (table, made.pieces, made.tokens, made.limits)
         merges = (made.merged, made.begins, made.parts)
         first = partial.data_ptr()
         buffers = (first, first + 4 * made.slots * self.heads * self.head_dim, self.scratch.data_ptr())
-        self.used = (partial, *arrays, *merges)
+        self.table, self.partial = table, partial
         self.pointers[:] = [*(array.ctypes.data for array in arrays), *buffers, *(x.ctypes.data for x in merges)]
         self.sizes[:] = [
             table.shape[1], shape.page_tokens, len(made.pieces), self.row, self.heads, self.kv_heads, self.head_dim,
