@@ -63,6 +63,8 @@ class Tape(TorchDispatchMode):
         known = {_storage(tensor) for tensor in read}
         fresh = [tensor for tensor in made if _storage(tensor) not in known]
         self._own |= {_storage(tensor) for tensor in fresh}
+        if fresh and len(fresh) < len(made):
+            raise RuntimeError(f"{func} returns a view and something new, so a step with it can't be recorded")
         name = func.__name__.split(".")[0]
         if name in EMPTY:
             made[0].zero_()
