@@ -10,10 +10,11 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import torch
+from ceiling import memory_read_gb_s
 from harness import arguments, report
 from torch import Tensor
 
@@ -22,17 +23,20 @@ from sgcore_cpu.kernels import CpuKernels
 
 SHAPES = "960x576,3072x576,576x1536,49152x576,8192x2048,3072x3072"
 COLD_BYTES = 96 << 20
-"""More than the last cache; and so much is read to find the memory's rate."""
+"""More than the last cache."""
+DRAWN_ROWS, DEVIATIONS, VOCABULARY = (1, 32), (1, 4), 49152
 REPEATS = 20
 Product = Callable[[Tensor], Any]
 
 
 def floats(kernels: Kernels, rows: int, size: int, dtype: torch.dtype) -> tuple[int, Product]:
     weight = kernels.pack((torch.randn(rows, size) / size**0.5).to(dtype))
-    return rows * size * dtype.itemsize, lambda x: kernels.linear(x.to(dtype), weight)
+    return rows * size * dtype.itemsize, lambda x: kernels.linear(x, weight)
 
 
 def integers(kernels: Kernels, rows: int, size: int, bits: int, group: int, has_zeros: bool) -> tuple[int, Product]:
+    """As weights that are rounded at start."""
+    kernels = kernels.for_rounded_weights()
     weight = kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
     given = torch.randint(0, 1 << bits, (rows, size // group), dtype=torch.uint8) if has_zeros else None
     scales, zeros = kernels.pack_scales((torch.rand(rows, size // group) / size**0.5).half(), given, bits)
@@ -58,12 +62,6 @@ def best_s(calls: Iterator[Callable[[], Any]], repeats: int) -> float:
     return min(found)
 
 
-def read_rate() -> float:
-    """Bytes a second."""
-    x = torch.ones(COLD_BYTES // 4)
-    return x.nbytes / best_s(cycle([x.sum]), REPEATS)
-
-
 def measure(kernels: Kernels, kind: str, shape: tuple[int, int], counts: Sequence[int]) -> Iterator[dict[str, Any]]:
     made = [KINDS[kind](kernels, *shape)]
     moved = made[0][0]
@@ -72,10 +70,20 @@ def measure(kernels: Kernels, kind: str, shape: tuple[int, int], counts: Sequenc
         x = torch.randn(tokens, shape[1])
         if kind == "bfloat16":
             x = x.bfloat16()
-        calls = cycle([partial(product, x) for _, product in made])
+        calls = cycle([partial(multiply, x) for _, multiply in made])
         taken = best_s(calls, max(REPEATS, 2 * len(made)) if tokens < 32 else REPEATS)
         line = {"out x in": "x".join(map(str, shape)), "kind": kind, "rows": tokens, "us": taken * 1e6}
         yield line | {"GB/s": moved / taken / 1e9, "GFLOP/s": 2 * tokens * shape[0] * shape[1] / taken / 1e9}
+
+
+def draws(kernels: Kernels) -> Iterator[dict[str, Any]]:
+    """Beside the reference, which sorts. With wider logits few tokens have most of the probability, as a model's do."""
+    for rows, deviation in product(DRAWN_ROWS, DEVIATIONS):
+        logits, ones = torch.randn(rows, VOCABULARY) * deviation, torch.ones(rows)
+        limits = torch.full((rows,), VOCABULARY), ones * 0.9, ones * 0, ones.double() / 2
+        calls = {"ms": kernels, "torch_ms": Kernels()}
+        taken = {name: best_s(cycle([partial(one.sample, logits, *limits)]), REPEATS) for name, one in calls.items()}
+        yield {"rows": rows, "deviation": deviation, **{name: seconds * 1e3 for name, seconds in taken.items()}}
 
 
 def parse() -> Namespace:
@@ -97,8 +105,9 @@ def main() -> int:
         outputs, inputs = (int(word) for word in shape.split("x"))
         for kind in asked.kinds.split(","):
             found += measure(kernels, kind, (outputs, inputs), counts)
-    memory = [{"memory reads, GB/s": read_rate() / 1e9, "threads": asked.threads}]
-    report("cpu_kernels", {"Products": found, "Memory": memory}, asked.output)
+    memory = [{"memory reads, GB/s": memory_read_gb_s(), "threads": asked.threads}]
+    tables = {"Products": found, "Draws with top-p 0.9": list(draws(kernels)), "Memory": memory}
+    report("cpu_kernels", tables, asked.output)
     return 0
 
 
