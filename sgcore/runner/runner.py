@@ -142,11 +142,10 @@ class ModelRunner(Runner):
         input_bytes = INPUT_BYTES + INPUT_TOKEN_BYTES * (tokens + rows) + INPUT_PAGE_BYTES * self.rows.page_table.size
         can_capture = self.platform.can_capture and not options["enforce_eager"]
         self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2, is_static=can_capture)
-        graph_rows = self.platform.graph_rows
         most = max(rows, int(options["graph_tokens"] or 0)) if can_capture else 0
-        if graph_rows is not None:
-            rows, most = min(rows, graph_rows), min(most, graph_rows)
-        mixed = None if graph_rows is not None else int(options["mixed_chunk_size"] or 0)
+        mixed: int | None = int(options["mixed_chunk_size"] or 0)
+        if (few := self.platform.graph_rows) is not None:
+            rows, most, mixed = min(rows, few), min(most, few), None
         self.graphs: StepGraphs[Computed] = StepGraphs(self.platform, rows, most, mixed)
 
     def _activation_bytes(self) -> int:

@@ -43,8 +43,8 @@ class Call:
     """
 
     def __init__(self, kind: Kind, page_tokens: int, threads: int) -> None:
-        self.heads, self.kv_heads, self.head_dim, window = kind
-        self.shape = Shape(self.heads, self.kv_heads, page_tokens, window, threads)
+        heads, kv_heads, self.head_dim, window = kind
+        self.shape = Shape(heads, kv_heads, page_tokens, window, threads)
         self.row = 2 * (MOST_QUERIES + KEYS) * self.head_dim + MOST_QUERIES * (KEYS + 2)
         self.scratch = torch.empty(threads, self.row)
         self.pointers, self.sizes = (c_void_p * 10)(), (c_int64 * 9)()
@@ -53,15 +53,16 @@ class Call:
         """Take another step's rows."""
         shape = self.shape
         made = self.made = pieces_of(batch, shape)
-        partial = torch.empty(made.slots * self.heads * (self.head_dim + 1))
+        results = made.slots * shape.heads
+        partial = torch.empty(results * (self.head_dim + 1))
         arrays = (table, made.pieces, made.tokens, made.limits)
         merges = (made.merged, made.begins, made.parts)
         first = partial.data_ptr()
-        buffers = (first, first + 4 * made.slots * self.heads * self.head_dim, self.scratch.data_ptr())
+        buffers = (first, first + 4 * results * self.head_dim, self.scratch.data_ptr())
         self.table, self.partial = table, partial
         self.pointers[:] = [*(array.ctypes.data for array in arrays), *buffers, *(x.ctypes.data for x in merges)]
         self.sizes[:] = [
-            table.shape[1], shape.page_tokens, len(made.pieces), self.row, self.heads, self.kv_heads, self.head_dim,
+            table.shape[1], shape.page_tokens, len(made.pieces), self.row, shape.heads, shape.kv_heads, self.head_dim,
             shape.window or 0, len(made.merged),
         ]  # fmt: skip
 

@@ -285,12 +285,12 @@ def has_words(zeros: Tensor | None) -> bool:
     return zeros is None or zeros.dtype == torch.uint8
 
 
-def takes(x: Tensor, words: Tensor, zeros: Tensor | None) -> bool:
-    """Whether the kernels here take this product."""
+def takes(x: Tensor, words: Tensor) -> bool:
+    """Whether the kernels here take this product, of scales that `pack_scales` made words of."""
     group = x.shape[1] // words.shape[1] if x.dim() == 2 and words.shape[1] else 0
     is_float = x.dtype in (torch.bfloat16, torch.float16)
     is_fit = x.shape[0] > 0 and x.stride(1) == 1 and group % PACK_BLOCK == 0
-    return is_float and runs_here(x) and is_fit and has_words(zeros)
+    return is_float and runs_here(x) and is_fit and words.dtype == torch.int32
 
 
 def linear(x: Tensor, weight: Tensor, words: Tensor, bits: int, bias: Tensor | None, is_gated: bool = False) -> Tensor:

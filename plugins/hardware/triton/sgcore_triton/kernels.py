@@ -133,15 +133,14 @@ class TritonKernels(Kernels):
         bits: int,
         bias: Tensor | None = None,
     ) -> Tensor:
-        if not integers.takes(x, scales, zeros):
+        if not integers.takes(x, scales):
             return super().linear_int(x, weight, *_unpacked(scales, zeros), bits, bias)
-        words = _packed(scales, zeros, bits)
         if skinny_int.takes(x):
-            return skinny_int.multiply(x, weight, words, bits, bias)[0]
+            return skinny_int.multiply(x, weight, scales, bits, bias)[0]
         if x.shape[0] <= integers.MOST_TOKENS:
-            return integers.linear(x, weight, words, bits, bias)
+            return integers.linear(x, weight, scales, bits, bias)
         # So many tokens go to a library's kernel, which starts when its predecessor has ended.
-        return self.linear(x, integers.widen(weight, words, bits, x), bias)
+        return self.linear(x, integers.widen(weight, scales, bits, x), bias)
 
     def gated_int(
         self,
@@ -152,11 +151,10 @@ class TritonKernels(Kernels):
         bits: int,
         bias: Tensor | None = None,
     ) -> Tensor:
-        if integers.takes(x, scales, zeros) and x.shape[0] <= integers.MOST_TOKENS:
-            words = _packed(scales, zeros, bits)
+        if integers.takes(x, scales) and x.shape[0] <= integers.MOST_TOKENS:
             if skinny_int.takes(x):
-                return skinny_int.multiply(x, weight, words, bits, bias, is_gated=True)[0]
-            return integers.linear(x, weight, words, bits, bias, is_gated=True)
+                return skinny_int.multiply(x, weight, scales, bits, bias, is_gated=True)[0]
+            return integers.linear(x, weight, scales, bits, bias, is_gated=True)
         return super().gated_int(x, weight, scales, zeros, bits, bias)
 
     def add_norm_linear_int(
@@ -172,8 +170,8 @@ class TritonKernels(Kernels):
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         added = (norm, residual, eps)
-        if integers.takes(x, scales, zeros) and skinny_int.takes(x, added):
-            return skinny_int.multiply(x, weight, _packed(scales, zeros, bits), bits, bias, added)
+        if integers.takes(x, scales) and skinny_int.takes(x, added):
+            return skinny_int.multiply(x, weight, scales, bits, bias, added)
         return super().add_norm_linear_int(x, residual, norm, eps, weight, scales, zeros, bits, bias)
 
     def add_norm_gated_int(
@@ -189,8 +187,8 @@ class TritonKernels(Kernels):
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         added = (norm, residual, eps)
-        if integers.takes(x, scales, zeros) and skinny_int.takes(x, added):
-            return skinny_int.multiply(x, weight, _packed(scales, zeros, bits), bits, bias, added, is_gated=True)
+        if integers.takes(x, scales) and skinny_int.takes(x, added):
+            return skinny_int.multiply(x, weight, scales, bits, bias, added, is_gated=True)
         return super().add_norm_gated_int(x, residual, norm, eps, weight, scales, zeros, bits, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -266,11 +264,6 @@ class TritonKernels(Kernels):
         return (
             sampling.logprobs(logits, tokens, top) if sampling.takes(logits) else super().logprobs(logits, tokens, top)
         )
-
-
-def _packed(scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
-    """The words of `pack_scales`, whatever form the scales are in."""
-    return scales if scales.dtype == torch.int32 else integers.pack_scales(scales, zeros, bits)
 
 
 def _unpacked(scales: Tensor, zeros: Tensor | None) -> tuple[Tensor, Tensor | None]:
