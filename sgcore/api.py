@@ -195,8 +195,11 @@ class Platform(ABC):
     def initialise(self, rank: int) -> torch.device:
         """Make the device ready in this process: threads, context, streams."""
 
-    def weights_loaded(self) -> None:
-        """Called once, when the weights are where they stay."""
+    def weights_loaded(self, weights: Sequence[Tensor]) -> None:
+        """Called once, with what the products of every step read, when all of it is loaded and repacked.
+
+        A platform may let the tensors' data lie elsewhere.
+        """
         return None
 
     @abstractmethod

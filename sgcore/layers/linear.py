@@ -116,3 +116,10 @@ class Embedding(nn.Module):
     def project(self, hidden: Tensor) -> Tensor:
         """(rows, hidden) -> (rows, vocabulary) with the embedding's own weight."""
         return self.method.apply(self.stored, hidden, None)
+
+
+def product_weights(model: nn.Module) -> list[Tensor]:
+    """The parameters of all products, in the order of the model; a lookup's table is none."""
+    layers = (module for module in model.modules() if isinstance(module, Linear | Embedding))
+    read = (layer.stored for layer in layers if isinstance(layer, Linear) or layer.is_tied)
+    return [parameter for stored in read for parameter in stored.parameters()]

@@ -24,6 +24,7 @@ from sgcore.cache.pool import KVPool
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
+from sgcore.layers.linear import product_weights
 from sgcore.plugins.plan import Plan
 from sgcore.runner.batch import ForwardBatch, StaticSize
 from sgcore.runner.build import build_batch, chunk_tokens, last_places, padded_rows
@@ -81,7 +82,7 @@ class ModelRunner(Runner):
         load_weights(
             self.model, source, self.device, self.dtype, seed, scheme=self.scheme, is_stored=is_stored, kept=kept
         )
-        self.platform.weights_loaded()
+        self.platform.weights_loaded(product_weights(self.model))
         report.add("weights", f"{self._weight_bytes() / 2**20:,.0f} MiB in {time.perf_counter() - began:.1f} s")
         self._allocate(before.total, report)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sgcore.api import Memory, Platform, Runner
 from sgcore.kernels import Kernels
@@ -14,6 +15,7 @@ from sgcore.plugins.plan import Plan
 from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
 from sgcore_cpu.library import OFF, chosen_level
+from sgcore_cpu.pages import move_to_huge_pages
 from sgcore_cpu.tape import recorded
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -44,7 +46,8 @@ class CpuPlatform(Platform):
         _set_allocator(mapped_from=LARGE_BYTES, kept=0)
         return torch.device("cpu")
 
-    def weights_loaded(self) -> None:
+    def weights_loaded(self, weights: Sequence[Tensor]) -> None:
+        move_to_huge_pages(weights)
         _set_allocator(mapped_from=32 << 20, kept=1 << 30)
 
     def memory(self) -> Memory:

@@ -1,0 +1,44 @@
+"""Moved weights have the same numbers in the same layout, in memory that may have huge pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from sgcore_cpu.pages import ALIGNMENT, HUGE_PAGE, move_to_huge_pages
+
+
+def advised() -> list[range]:
+    """Addresses of the process that are advised to have huge pages."""
+    found, here = [], range(0)
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if header := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            here = range(int(header[1], 16), int(header[2], 16))
+        elif line.startswith("VmFlags:") and "hg" in line.split():
+            found.append(here)
+    return found
+
+
+def test_weights_move_with_their_layout() -> None:
+    rows = torch.randn(700, 1000)
+    weights = [torch.nn.Parameter(x, requires_grad=False) for x in (rows, rows.half().T, rows[:3].bfloat16())]
+    before = [weight.clone() for weight in weights]
+    strides = [weight.stride() for weight in weights]
+    move_to_huge_pages(weights)
+    for weight, was, stride in zip(weights, before, strides, strict=True):
+        assert torch.equal(weight, was) and weight.stride() == stride
+        assert weight.data_ptr() % ALIGNMENT == 0
+        assert any(weight.data_ptr() in memory for memory in advised())
+    assert weights[0].data_ptr() % HUGE_PAGE == 0
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.ones(HUGE_PAGE // 8), torch.ones(HUGE_PAGE, 3)[:, :2], torch.empty(0)], ids=["few", "gaps", "none"]
+)
+def test_others_stay(tensor: torch.Tensor) -> None:
+    place = tensor.data_ptr()
+    move_to_huge_pages([tensor])
+    assert tensor.data_ptr() == place
