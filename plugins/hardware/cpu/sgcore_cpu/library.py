@@ -77,11 +77,11 @@ class Library:
         raise AttributeError(name)
 
 
-def replay(calls: Any, count: int) -> None:
-    """Make `count` recorded calls, pairs of a function from words and its words."""
+def replay(calls: Any, count: int, threads: int) -> None:
+    """Make `count` recorded calls, pairs of a function from words and its words, with so many threads."""
     shared = _shared()
     assert shared is not None
-    shared.sgcore_cpu_replay(calls, c_int64(count))
+    shared.sgcore_cpu_replay(calls, c_int64(count), c_int64(threads))
 
 
 @cache

@@ -95,7 +95,7 @@ class Tape(TorchDispatchMode):
     def end_calls(self) -> None:
         if self._calls:
             count, calls = len(self._calls), (_Call * len(self._calls))(*self._calls)
-            self.parts.append(lambda: replay(calls, count))
+            self.parts.append(lambda: replay(calls, count, torch.get_num_threads()))
             self._calls = []
 
     def run(self) -> None:

@@ -202,14 +202,8 @@ template <class T> struct Worker {
 
 // Each thread takes the next piece and kv head; the first ones should be the longest.
 template <class T> void attend(const Attention<T> &a, int64_t threads) {
-    int64_t next = 0;
-    in_parallel(threads, [&](int thread, int) {
-        Worker<T> worker(a, thread);
-        for (;;) {
-            int64_t unit = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
-            if (unit >= a.piece_count * a.kv_heads) return;
-            worker.run(a.pieces[unit / a.kv_heads], unit % a.kv_heads);
-        }
+    in_turns(a.piece_count * a.kv_heads, threads, [&](int64_t unit, int thread) {
+        Worker<T>(a, thread).run(a.pieces[unit / a.kv_heads], unit % a.kv_heads);
     });
 }
 

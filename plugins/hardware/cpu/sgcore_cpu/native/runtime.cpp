@@ -3,23 +3,53 @@
 #include "runtime.h"
 
 #include <dlfcn.h>
+#include <sched.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define EXPORT __attribute__((visibility("default")))
+
+namespace {
+
+constexpr int SPINS = 4096;  // Looks at what others have done before their turn is left to whoever waits for the core.
+
+void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+}
+
+}  // namespace
+
+void SgcoreCpuMember::meet() const {
+    unsigned meeting = __atomic_load_n(&team.meetings, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&team.arrived, 1, __ATOMIC_ACQ_REL) == threads) {
+        team.arrived = 0;
+        team.next = 0;
+        __atomic_store_n(&team.meetings, meeting + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 1; __atomic_load_n(&team.meetings, __ATOMIC_ACQUIRE) == meeting; ++spins)
+        spins % SPINS ? pause() : (void)sched_yield();
+}
 
 extern "C" {
 
 void (*sgcore_cpu_fork)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
 int (*sgcore_cpu_thread)() = nullptr;
-int (*sgcore_cpu_team)() = nullptr;
+int (*sgcore_cpu_threads)() = nullptr;
+thread_local const SgcoreCpuMember *sgcore_cpu_member = nullptr;
 
 // Whether the process has an OpenMP runtime with GNU's interface, which LLVM's and Intel's have too.
 EXPORT int sgcore_cpu_find_openmp() {
     auto fork = dlsym(RTLD_DEFAULT, "GOMP_parallel");
     auto thread = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
-    auto team = dlsym(RTLD_DEFAULT, "omp_get_num_threads");
-    if (fork == nullptr || thread == nullptr || team == nullptr) return 0;
+    auto threads = dlsym(RTLD_DEFAULT, "omp_get_num_threads");
+    if (fork == nullptr || thread == nullptr || threads == nullptr) return 0;
     sgcore_cpu_thread = reinterpret_cast<int (*)()>(thread);
-    sgcore_cpu_team = reinterpret_cast<int (*)()>(team);
+    sgcore_cpu_threads = reinterpret_cast<int (*)()>(threads);
     sgcore_cpu_fork = reinterpret_cast<void (*)(void (*)(void *), void *, unsigned, unsigned)>(fork);
     return 1;
 }
@@ -45,7 +75,14 @@ struct Call {
     const uint64_t *words;
 };
 
-EXPORT void sgcore_cpu_replay(const Call *calls, int64_t count) {
-    for (const Call *call = calls; call < calls + count; call++) call->run(call->words);
+// One team makes all the calls: threads that meet after each part wait less than those that are woken for it.
+EXPORT void sgcore_cpu_replay(const Call *calls, int64_t count, int64_t threads) {
+    SgcoreCpuTeam team;
+    SGCORE_LEVEL::fork(threads, [&](int thread, int made) {
+        SgcoreCpuMember me{team, thread, made};
+        sgcore_cpu_member = &me;
+        for (const Call *call = calls; call < calls + count; call++) call->run(call->words);
+        sgcore_cpu_member = nullptr;
+    });
 }
 }

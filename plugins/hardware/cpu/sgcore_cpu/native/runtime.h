@@ -3,18 +3,58 @@
 
 #include <cstdint>
 
+// What threads share that make many calls together: each makes all of them, and does its part where work is shared.
+struct SgcoreCpuTeam {
+    alignas(64) int arrived = 0;
+    alignas(64) unsigned meetings = 0;
+    alignas(64) int64_t next = 0;  // Of the units that are handed out; 0 after each meeting.
+};
+
+struct SgcoreCpuMember {
+    SgcoreCpuTeam &team;
+    int thread, threads;
+
+    // Returns once all threads are here.
+    void meet() const;
+};
+
+extern "C" {
 // Found by `sgcore_cpu_find_openmp`; without one, work runs in the calling thread.
-extern "C" void (*sgcore_cpu_fork)(void (*)(void *), void *, unsigned, unsigned);
-extern "C" int (*sgcore_cpu_thread)();
-extern "C" int (*sgcore_cpu_team)();
+extern void (*sgcore_cpu_fork)(void (*)(void *), void *, unsigned, unsigned);
+extern int (*sgcore_cpu_thread)();
+extern int (*sgcore_cpu_threads)();
+// This thread's place in a team; null: it is in none, and forks where work is shared.
+extern thread_local const SgcoreCpuMember *sgcore_cpu_member;
+}
 
 namespace SGCORE_LEVEL {
 
-// Calls work(thread, threads) in each thread of a team of at most `threads`.
-template <class Work> void in_parallel(int64_t threads, const Work &work) {
+template <class Work> void fork(int64_t threads, const Work &work) {
     if (threads <= 1 || sgcore_cpu_fork == nullptr) return work(0, 1);
-    auto enter = [](void *data) { (*static_cast<const Work *>(data))(sgcore_cpu_thread(), sgcore_cpu_team()); };
+    auto enter = [](void *data) { (*static_cast<const Work *>(data))(sgcore_cpu_thread(), sgcore_cpu_threads()); };
     sgcore_cpu_fork(enter, const_cast<Work *>(&work), unsigned(threads), 0);
+}
+
+// Calls work(thread, threads) in each of at most `threads` threads, and returns when all are done.
+template <class Work> void in_parallel(int64_t threads, const Work &work) {
+    const SgcoreCpuMember *me = sgcore_cpu_member;
+    if (me == nullptr) return fork(threads, work);
+    int team = threads < me->threads ? int(threads) : me->threads;
+    if (me->thread < team) work(me->thread, team);
+    me->meet();
+}
+
+// Calls work(unit, thread) for each of `count` units; a thread that is done with one takes the next.
+template <class Work> void in_turns(int64_t count, int64_t threads, const Work &work) {
+    int64_t own = 0;
+    int64_t *next = sgcore_cpu_member == nullptr ? &own : &sgcore_cpu_member->team.next;
+    in_parallel(threads, [&](int thread, int) {
+        for (;;) {
+            int64_t unit = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+            if (unit >= count) return;
+            work(unit, thread);
+        }
+    });
 }
 
 struct Share {
