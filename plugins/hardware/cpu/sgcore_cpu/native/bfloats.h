@@ -34,7 +34,6 @@ template <int TOKENS> void multiply_bfloats(const BFloatLinear &l, int64_t panel
     for (int64_t i = 0; i < l.in; i += 2 * CHAINS)
         for (int c = 0; c < CHAINS; ++c, at += UNIT) {
             Words weights[PARTS];
-            __builtin_prefetch(at + AHEAD);
             for (int p = 0; p < PARTS; ++p) std::memcpy(&weights[p], at + p * VECTOR_BYTES, VECTOR_BYTES);
             for (int t = 0; t < TOKENS; ++t) {
                 uint32_t pair;

@@ -22,7 +22,7 @@ namespace SGCORE_LEVEL {
 constexpr int ROWS = 16;
 constexpr int PARTS = ROWS / WIDTH;  // Vectors of a panel.
 constexpr int64_t UNIT = 4 * ROWS;   // Bytes.
-constexpr int64_t AHEAD = 4096;      // Bytes: panels are too short for the processor to foresee the next.
+constexpr int64_t AHEAD = 4096;      // Bytes: with 4 bits the processor, which foresees what is read next, does so too late.
 constexpr int MOST_TOKENS = REGISTERS / PARTS * 3 / 8;
 
 struct IntegerWeight {
@@ -38,8 +38,6 @@ struct IntegerWeight {
 
     SGCORE_INLINE void read(int64_t panel, int64_t group, int part, Floats &scale, Floats &zero) const {
         int64_t at = ((panel * groups() + group) * ROWS + part * WIDTH) * number_bytes;
-        __builtin_prefetch(scales + at + scale_bytes());
-        if (zeros != nullptr) __builtin_prefetch(zeros + at + scale_bytes());
         scale = load_numbers(scales + at);
         zero = zeros == nullptr ? splat(1 << (bits - 1)) : load_numbers(zeros + at);
     }
@@ -82,7 +80,7 @@ template <int BITS, int TOKENS> struct Block {
         Ints sums[TOKENS][PARTS] = {};
         for (int64_t unit = 0; unit < units; ++unit) {
             const uint8_t *at = packed + unit * UNIT;
-            __builtin_prefetch(at + AHEAD);
+            if constexpr (BITS == 4) __builtin_prefetch(at + AHEAD);
             Ints weights[PARTS][FOURS];
             for (int p = 0; p < PARTS; ++p) unpack<BITS>(at + p * VECTOR_BYTES, weights[p]);
             for (int four = 0; four < FOURS; ++four, numbers += 4)
