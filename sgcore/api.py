@@ -145,6 +145,8 @@ class AttentionBackend(ABC):
     layout: ClassVar[PageLayout] = PageLayout()
     cache_dtypes: ClassVar[Mapping[str, str]] = {}
     """Values of `--kv-cache-dtype` beside `auto`, and torch's names of the types of keys and values that they mean."""
+    can_capture: bool = False
+    """Whether `plan` and `forward` do what they say of static batches; steps are captured only then."""
     pool: KVPool
 
     @abstractmethod
@@ -159,7 +161,8 @@ class AttentionBackend(ABC):
         """Host work of a step, once, before the layers: index tensors, masks. Stored on `batch.attention`.
 
         Host arrays reach the device through `batch.inputs`. For a static batch their sizes depend on
-        `batch.size` alone: what `forward` launches is captured once and replayed for other plans.
+        `batch.size` alone, and their addresses stay: what `forward` launches is captured once and replayed for other
+        plans.
         """
 
     @abstractmethod

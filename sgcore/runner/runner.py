@@ -140,7 +140,7 @@ class ModelRunner(Runner):
         self.state = DeviceState(self.rows, self.device)
         self.sampler = Sampler(self.kernels, self.vocab_size, self.device)
         input_bytes = INPUT_BYTES + INPUT_TOKEN_BYTES * (tokens + rows) + INPUT_PAGE_BYTES * self.rows.page_table.size
-        can_capture = self.platform.can_capture and not options["enforce_eager"]
+        can_capture = self.platform.can_capture and self.attention.can_capture and not options["enforce_eager"]
         self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2, is_static=can_capture)
         most = max(rows, int(options["graph_tokens"] or 0)) if can_capture else 0
         mixed: int | None = int(options["mixed_chunk_size"] or 0)

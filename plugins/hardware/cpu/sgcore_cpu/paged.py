@@ -82,6 +82,7 @@ class NativeAttention(TorchNativeAttention):
         library = kernels.library if isinstance(kernels, CpuKernels) else None
         is_fit = all(keys.dtype in NATIVE and keys.shape[3] % DIVISOR == 0 for keys in pool.keys)
         self.library = library if is_fit else None
+        self.can_capture = self.library is not None
         self._static: dict[StaticSize, dict[Kind, Call]] = {}
         """Of the sizes of steps that are recorded."""
 
