@@ -51,9 +51,16 @@ SGCORE_INLINE Floats load(const float *at) {
 }
 
 SGCORE_INLINE Floats load(const BFloat16 *at) {
+#if defined(__AVX512F__)
+    Words wide = (Words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
+#elif defined(__AVX2__)
+    Words wide = (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at));
+#else
     Halves x;
     std::memcpy(&x, at, VECTOR_BYTES / 2);
-    return (Floats)(__builtin_convertvector(x, Words) << 16);
+    Words wide = __builtin_convertvector(x, Words);
+#endif
+    return (Floats)(wide << 16);
 }
 
 SGCORE_INLINE void store(float *at, Floats x) { std::memcpy(at, &x, VECTOR_BYTES); }
