@@ -71,9 +71,9 @@ class CacheSpec:
 
     layers: tuple[LayerCache, ...]
 
-    def token_bytes(self, element_bytes: int) -> int:
-        """Bytes that one token takes over all layers, keys and values."""
-        return sum(2 * layer.kv_heads * layer.head_dim * element_bytes for layer in self.layers)
+    def token_bytes(self, element_bytes: int, scale_bytes: int = 0) -> int:
+        """Bytes that one token takes over all layers: keys and values, each head's with its scale."""
+        return sum(2 * layer.kv_heads * (layer.head_dim * element_bytes + scale_bytes) for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class PageLayout:
-    """How a backend wants the pool: tokens a page. Tensors are (pages, page_tokens, kv_heads, head_dim)."""
+    """How a backend wants the pool: tokens a page. Tensors are (pages, page_tokens, kv_heads, head_dim).
+
+    Rows of int8 are longer (`sgcore.cache.rows`).
+    """
 
     page_tokens: int = 16
 

@@ -21,6 +21,7 @@ from sgcore.api import (
     StartReport,
 )
 from sgcore.cache.pool import KVPool
+from sgcore.cache.rows import scale_bytes
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
@@ -101,7 +102,7 @@ class ModelRunner(Runner):
     def _allocate(self, total: int, report: StartReport) -> None:
         """Size the pool by what is left, allocate it, and give each attention layer its backend."""
         spec: CacheSpec = self.model.cache_spec()
-        page_bytes = spec.token_bytes(self.cache_dtype.itemsize) * self.page_tokens
+        page_bytes = spec.token_bytes(self.cache_dtype.itemsize, scale_bytes(self.cache_dtype)) * self.page_tokens
         activations = self._activation_bytes()
         share = float(self.plan.options.get("mem_fraction_static") or self.platform.memory_share)
         free = self.platform.memory().free
