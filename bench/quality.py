@@ -33,11 +33,12 @@ class Format:
     """Of the engine."""
 
 
-FP8_CACHE = {"kv_cache_dtype": "fp8", "chunked_prefill_size": 64}
-"""In chunks, since a whole prompt attends to the keys and values as they were computed."""
+IN_CHUNKS = {"chunked_prefill_size": 64}
+"""Of a prompt: on a GPU a whole one attends to the keys and values as they were computed."""
 FORMATS = (
     Format("float32"),
-    Format("keys and values in fp8", options=FP8_CACHE),
+    Format("keys and values in fp8", options={"kv_cache_dtype": "fp8"} | IN_CHUNKS),
+    Format("keys and values in int8", options={"kv_cache_dtype": "int8"} | IN_CHUNKS),
     Format("fp8, at start", options={"quantization": "fp8"}),
     Format("int8, at start", options={"quantization": "int8"}),
     Format("int4, at start", options={"quantization": "int4"}),

@@ -71,9 +71,9 @@ class CacheSpec:
 
     layers: tuple[LayerCache, ...]
 
-    def token_bytes(self, element_bytes: int) -> int:
-        """Bytes that one token takes over all layers, keys and values."""
-        return sum(2 * layer.kv_heads * layer.head_dim * element_bytes for layer in self.layers)
+    def token_bytes(self, element_bytes: int, scale_bytes: int = 0) -> int:
+        """Bytes that one token takes over all layers: keys and values, each head's with its scale."""
+        return sum(2 * layer.kv_heads * (layer.head_dim * element_bytes + scale_bytes) for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class PageLayout:
-    """How a backend wants the pool: tokens a page. Tensors are (pages, page_tokens, kv_heads, head_dim)."""
+    """How a backend wants the pool: tokens a page. Tensors are (pages, page_tokens, kv_heads, head_dim).
+
+    Rows of int8 are longer (`sgcore.cache.rows`).
+    """
 
     page_tokens: int = 16
 
@@ -145,6 +148,8 @@ class AttentionBackend(ABC):
     layout: ClassVar[PageLayout] = PageLayout()
     cache_dtypes: ClassVar[Mapping[str, str]] = {}
     """Values of `--kv-cache-dtype` beside `auto`, and torch's names of the types of keys and values that they mean."""
+    can_capture: bool = False
+    """Whether `plan` and `forward` do what they say of static batches; steps are captured only then."""
     pool: KVPool
 
     @abstractmethod
@@ -159,7 +164,8 @@ class AttentionBackend(ABC):
         """Host work of a step, once, before the layers: index tensors, masks. Stored on `batch.attention`.
 
         Host arrays reach the device through `batch.inputs`. For a static batch their sizes depend on
-        `batch.size` alone: what `forward` launches is captured once and replayed for other plans.
+        `batch.size` alone, and their addresses stay: what `forward` launches is captured once and replayed for other
+        plans.
         """
 
     @abstractmethod

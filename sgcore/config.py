@@ -45,7 +45,9 @@ class RuntimeOptions(Options):
     mem_fraction_static: float | None = Field(None, gt=0, le=1, description="Share of memory for weights and KV.")
     max_total_tokens: int | None = Field(None, gt=0, description="KV pool in tokens; derived from memory by default.")
     kv_cache_dtype: str = Field(
-        "auto", description="auto: keys and values in the model's type; fp8: 8-bit floats, if the backend reads them."
+        "auto",
+        description="auto: keys and values in the model's type; if the backend reads them, fp8: 8-bit floats, int8: "
+        "integers with a scale for each head of a token.",
     )
     page_size: int | None = Field(None, gt=0, description="Tokens a page; the attention backend's by default.")
     random_seed: int = Field(0, description="Seed of the requests that bring none, and of dummy weights.")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sgcore.cache.rows import narrowed
+
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MOST = 448.0
 """The largest number of `FLOAT8`."""
@@ -306,10 +308,10 @@ class Kernels:
     def write_kv(self, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Store k, v (tokens, kv_heads, head_dim) at `slots` (tokens,) of pool tensors (pages, page_tokens, ...).
 
-        A pool of 8-bit floats takes what is beyond its range as its largest number.
+        They are rounded to the pool's type as in `sgcore.cache.rows.narrowed`.
         """
-        keys.flatten(0, 1)[slots] = _narrowed(k, keys.dtype)
-        values.flatten(0, 1)[slots] = _narrowed(v, values.dtype)
+        keys.flatten(0, 1)[slots] = narrowed(k, keys.dtype)
+        values.flatten(0, 1)[slots] = narrowed(v, values.dtype)
 
     def rotary_write(
         self,
@@ -328,7 +330,8 @@ class Kernels:
         q and k and their eps; cos, sin as in `rope`; keys, values, slots as in `write_kv`. Returns q (tokens, heads,
         head_dim), k and v (tokens, kv_heads, head_dim), which may be views of `qkv`.
         """
-        kv_heads, head_dim = keys.shape[2], keys.shape[3]
+        kv_heads = keys.shape[2]
+        head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
         q, k, v = torch.split(qkv.view(len(qkv), -1, head_dim), [heads, kv_heads, kv_heads], dim=1)
         if norms is not None:
             q, k = self.rms_norm(q, norms[0], norms[2]), self.rms_norm(k, norms[1], norms[2])
@@ -395,11 +398,6 @@ class Kernels:
         log = logits.float().log_softmax(-1)
         values, ids = log.topk(top, dim=-1) if top else (log[:, :0], tokens[:, None][:, :0])
         return log.gather(-1, tokens[:, None]).squeeze(-1), values, ids
-
-
-def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Not every torch that is supported rounds what is beyond the range of `FLOAT8` (pytorch#178817): it may be NaN."""
-    return (x.clamp(-FLOAT8_MOST, FLOAT8_MOST) if dtype == FLOAT8 else x).to(dtype)
 
 
 def expand(scale: Tensor, rows: int, columns: int, shape: torch.Size) -> Tensor:

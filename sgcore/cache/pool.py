@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from sgcore.api import CacheSpec
+from sgcore.cache.rows import scale_bytes
 
 
 class KVPool:
-    """Keys and values of every layer, (pages, page_tokens, kv_heads, head_dim) each. Page 0 is scratch."""
+    """Keys and values of every layer, (pages, page_tokens, kv_heads, head_dim) each. Page 0 is scratch.
+
+    Rows of int8 are longer by their scale (`sgcore.cache.rows`).
+    """
 
     def __init__(self, spec: CacheSpec, pages: int, page_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         self.page_tokens = page_tokens
-        shapes = [(pages, page_tokens, layer.kv_heads, layer.head_dim) for layer in spec.layers]
+        self.layers = spec.layers
+        """What each of them keeps."""
+        more = scale_bytes(dtype)
+        shapes = [(pages, page_tokens, layer.kv_heads, layer.head_dim + more) for layer in spec.layers]
         self.keys = [_zeros(shape, dtype, device) for shape in shapes]
         self.values = [_zeros(shape, dtype, device) for shape in shapes]
 

@@ -21,6 +21,7 @@ from sgcore.api import (
     StartReport,
 )
 from sgcore.cache.pool import KVPool
+from sgcore.cache.rows import scale_bytes
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
@@ -102,7 +103,7 @@ class ModelRunner(Runner):
     def _allocate(self, total: int, report: StartReport) -> None:
         """Size the pool by what is left, allocate it, and give each attention layer its backend."""
         spec: CacheSpec = self.model.cache_spec()
-        page_bytes = spec.token_bytes(self.cache_dtype.itemsize) * self.page_tokens
+        page_bytes = spec.token_bytes(self.cache_dtype.itemsize, scale_bytes(self.cache_dtype)) * self.page_tokens
         activations = self._activation_bytes()
         share = float(self.plan.options.get("mem_fraction_static") or self.platform.memory_share)
         free = self.platform.memory().free
@@ -141,7 +142,7 @@ class ModelRunner(Runner):
         self.state = DeviceState(self.rows, self.device)
         self.sampler = Sampler(self.kernels, self.vocab_size, self.device)
         input_bytes = INPUT_BYTES + INPUT_TOKEN_BYTES * (tokens + rows) + INPUT_PAGE_BYTES * self.rows.page_table.size
-        can_capture = self.platform.can_capture and not options["enforce_eager"]
+        can_capture = self.platform.can_capture and self.attention.can_capture and not options["enforce_eager"]
         self.inputs = StepInputs(self.device, input_bytes, self.run_ahead + 2, is_static=can_capture)
         most = max(rows, int(options["graph_tokens"] or 0)) if can_capture else 0
         mixed: int | None = int(options["mixed_chunk_size"] or 0)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from sgcore.cache.rows import MOST, narrowed, widened
 from sgcore.kernels import FLOAT8, FLOAT8_MOST, Kernels, expand
 
 REFERENCE = Kernels()
@@ -173,6 +174,26 @@ class KernelSuite:
             assert written.abs().max() > FLOAT8_MOST
             stored = pool[0, :3].float()
             torch.testing.assert_close(stored, written.float().clamp(-FLOAT8_MOST, FLOAT8_MOST), rtol=0.07, atol=0)
+
+    @pytest.mark.parametrize("kv_heads, head_dim", [(2, 16), (3, 24), (1, 80)])
+    def test_a_pool_of_integers_has_a_scale_for_each_row(
+        self, dtype: torch.dtype, kv_heads: int, head_dim: int
+    ) -> None:
+        tokens, size = 19, kv_heads * head_dim
+        qkv = random(tokens, 3 * size, dtype=dtype) * torch.logspace(-3, 3, tokens)[:, None].to(dtype)
+        qkv[3], qkv[4, -size::head_dim] = 0, 3e4
+        angles = torch.rand(tokens, 1, head_dim // 2).repeat(1, 1, 2) * 6
+        rope = (angles.cos().to(dtype), angles.sin().to(dtype))
+        slots = torch.randperm(4 * 16)[:tokens]
+        keys, values = (torch.zeros(4, 16, kv_heads, head_dim + 4, dtype=torch.int8) for _ in range(2))
+        _, k, v = self.kernels.rotary_write(qkv, kv_heads, None, *rope, keys, values, slots)
+        for pool, written in ((keys, k), (values, v)):
+            rows = pool.flatten(0, 1)[slots]
+            assert torch.equal(rows, narrowed(written, torch.int8))
+            half = written.float().abs().amax(-1, keepdim=True) / MOST * 0.501
+            assert ((widened(rows, torch.float32) - written.float()).abs() <= half).all()
+            others = torch.ones(4 * 16, dtype=torch.bool).index_fill(0, slots, False)
+            assert not pool.flatten(0, 1)[others].any()
 
     @pytest.mark.parametrize("tokens", [0, 1, 2, 3, 11, 70])
     @pytest.mark.parametrize("size, rows", [(64, 24), (104, 40)])

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     "options, message, hint",
     [
         ({"max_total_tokens": 5}, "--max-total-tokens 5 is less than two pages", "at least 32"),
-        ({"kv_cache_dtype": "int4"}, "--kv-cache-dtype int4: the attention backend cpu_native", "auto, fp8, fp8_e4m3"),
+        ({"kv_cache_dtype": "int4"}, "--kv-cache-dtype int4: the attention backend cpu_native", "fp8, fp8_e4m3, int8"),
         ({"skip_tokenizer_init": False, "tokenizer_path": "/no/folder"}, "--tokenizer-path /no/folder", "folder of a"),
     ],
     ids=str,

@@ -43,8 +43,8 @@ class Capturing(CpuPlatform):
 def runner(tmp_path: Path) -> Iterator[ModelRunner]:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     choices = Choices.of(
-        model_path=str(tmp_path), load_format="dummy", platform="cpu", skip_tokenizer_init=True, dtype="float32",
-        max_running_requests=40, max_total_tokens=512, mixed_chunk_size=64, graph_tokens=200,
+        model_path=str(tmp_path), load_format="dummy", platform="cpu", attention_backend="null", dtype="float32",
+        skip_tokenizer_init=True, max_running_requests=40, max_total_tokens=512, mixed_chunk_size=64, graph_tokens=200,
     )  # fmt: skip
     plan = resolve(choices)
     made = ModelRunner(replace(plan, options={**plan.options, "random_seed": 1}), Capturing())

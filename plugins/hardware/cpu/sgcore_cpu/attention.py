@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sgcore.api import AttentionBackend
 from sgcore.cache.pool import KVPool
+from sgcore.cache.rows import widened
 from sgcore.kernels import Kernels
 from sgcore.runner.batch import ForwardBatch
 
@@ -101,7 +102,11 @@ class Prepared:
 class TorchNativeAttention(AttentionBackend):
     """The backend `torch_native`."""
 
-    cache_dtypes: ClassVar[Mapping[str, str]] = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
+    cache_dtypes: ClassVar[Mapping[str, str]] = {
+        "fp8": "float8_e4m3fn",
+        "fp8_e4m3": "float8_e4m3fn",
+        "int8": "int8",
+    }
 
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool, self.kernels = pool, kernels
@@ -177,8 +182,8 @@ class TorchNativeAttention(AttentionBackend):
         scale: float,
         window: int | None,
     ) -> Tensor:
-        if not chunk.is_whole:
-            k, v = (pool[chunk.pages].flatten(0, 1)[: chunk.length].to(q.dtype) for pool in (keys, values))
+        if not chunk.is_whole or keys.dtype != k.dtype:
+            k, v = (widened(pool[chunk.pages].flatten(0, 1)[: chunk.length], q.dtype) for pool in (keys, values))
         tokens, out = len(q), torch.empty_like(q)
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
         for begin in range(0, tokens, QUERY_TOKENS):
@@ -222,8 +227,8 @@ def _places(table: Tensor, page_tokens: int, kv_heads: int) -> Tensor:
 
 
 def _gather(pool: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
-    vectors = pool.view(-1, pool.shape[3]).index_select(0, places.flatten()).to(dtype)
-    return vectors.view(*places.shape, pool.shape[3])
+    rows = pool.view(-1, pool.shape[3]).index_select(0, places.flatten())
+    return widened(rows, dtype).view(*places.shape, -1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

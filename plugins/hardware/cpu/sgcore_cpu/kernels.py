@@ -156,14 +156,16 @@ class CpuKernels(Kernels):
         values: Tensor,
         slots: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.library is None or not _has_rows(qkv) or not qkv.is_contiguous() or keys.dtype != qkv.dtype:
+        is_known = keys.dtype in (qkv.dtype, torch.int8)
+        if self.library is None or not _has_rows(qkv) or not qkv.is_contiguous() or not is_known:
             return super().rotary_write(qkv, heads, norms, cos, sin, keys, values, slots)
-        kv_heads, head_dim = keys.shape[2], keys.shape[3]
+        kv_heads = keys.shape[2]
+        head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
         q_norm, k_norm, eps = norms or (None, None, 0.0)
         self.library.rotary_write(
             qkv.data_ptr(), len(qkv), heads, kv_heads, head_dim, _pointer(q_norm), _pointer(k_norm), eps,
             cos.data_ptr(), sin.data_ptr(), keys.data_ptr(), values.data_ptr(), slots.data_ptr(),
-            qkv.dtype == torch.bfloat16, torch.get_num_threads(),
+            qkv.dtype == torch.bfloat16, keys.dtype == torch.int8, torch.get_num_threads(),
         )  # fmt: skip
         q, k, v = torch.split(qkv.view(len(qkv), -1, head_dim), [heads, kv_heads, kv_heads], dim=1)
         return q, k, v

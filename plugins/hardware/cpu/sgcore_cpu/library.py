@@ -19,10 +19,10 @@ P, N, F, D, BOOL = c_void_p, c_int64, c_float, c_double, c_int
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "add_rms_norm": (P, N, P, N, P, F, P, P, N, N, BOOL, N),
     "silu_mul": (P, P, N, N, BOOL, N),
-    "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, N),
+    "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, BOOL, N),
     "greedy": (P, N, N, P, BOOL, N),
     "sample": (P, N, N, P, P, P, P, P, P, N),
-    "attention": (P, N, P, P, P, P, P, D, BOOL, N),
+    "attention": (P, N, P, P, P, P, P, D, BOOL, BOOL, N),
     "pack_panels": (P, N, N, P, N),
     "linear_panels": (P, N, N, N, P, P, P, N, N),
     "linear_bfloats": (P, N, N, N, P, P, P, N, N),

@@ -69,7 +69,7 @@ class Call:
     def run(self, library: Library, q: Tensor, keys: Tensor, values: Tensor, out: Tensor, scale: float) -> Tensor:
         library.attention(
             q.data_ptr(), q.stride(0), keys.data_ptr(), values.data_ptr(), out.data_ptr(), self.pointers, self.sizes,
-            scale, q.dtype == torch.bfloat16, self.shape.threads,
+            scale, q.dtype == torch.bfloat16, keys.dtype == torch.int8, self.shape.threads,
         )  # fmt: skip
         return out
 
@@ -80,8 +80,10 @@ class NativeAttention(TorchNativeAttention):
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         super().__init__(pool, kernels)
         library = kernels.library if isinstance(kernels, CpuKernels) else None
-        is_fit = all(keys.dtype in NATIVE and keys.shape[3] % DIVISOR == 0 for keys in pool.keys)
+        has_type = pool.keys[0].dtype in (*NATIVE, torch.int8)
+        is_fit = has_type and all(layer.head_dim % DIVISOR == 0 for layer in pool.layers)
         self.library = library if is_fit else None
+        self.can_capture = self.library is not None
         self._static: dict[StaticSize, dict[Kind, Call]] = {}
         """Of the sizes of steps that are recorded."""
 
@@ -99,8 +101,10 @@ class NativeAttention(TorchNativeAttention):
     ) -> Tensor:
         if self.library is None:
             return super().forward(q, k, v, layer, scale, window, batch)
+        if q.dtype not in NATIVE:  # float64, over a pool of 8 bits
+            return self.forward(q.float(), k, v, layer, scale, window, batch).to(q.dtype)
         keys, values = self.pool.keys[layer], self.pool.values[layer]
-        kind = (q.shape[1], keys.shape[2], keys.shape[3], window)
+        kind = (q.shape[1], keys.shape[2], q.shape[2], window)
         prepared: Prepared = batch.attention
         if kind not in prepared.calls:
             prepared.calls[kind] = Call(kind, self.pool.page_tokens, prepared.threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sgcore.testing.attention import AttentionCase, AttentionSuite
+from sgcore.testing.attention import HEADS, PREFIX, AttentionCase, AttentionSuite
 from sgcore.testing.kernels import KernelSuite
 from sgcore_cpu.kernels import CpuKernels
 from sgcore_cpu.library import usable_levels
@@ -39,6 +39,18 @@ class TestAttention(AtEachLevel, AttentionSuite):
         self.check(case)
         (call,) = case.batch.attention.calls.values()
         assert len(call.made.merged) == 1 and len(call.made.parts) > 2
+
+    @pytest.mark.parametrize("heads", HEADS, ids=str)
+    def test_integers_are_read_where_they_are(self, heads: tuple[int, int], dtype: torch.dtype) -> None:
+        types = {"dtype": dtype, "cache_dtype": torch.int8, "heads": heads, "shared": {1: PREFIX, 2: PREFIX}}
+        for head_dim, window, page_tokens in ((64, None, 16), (80, 40, 4)):
+            traits = {"head_dim": head_dim, "page_tokens": page_tokens, **types}
+            case = self.case([600, 270, 280, 5, 64], [(33, 40), (0, 20)], **traits)
+            assert self.open(case).can_capture, "the native library computes it"
+            self.check(case, window)
+
+    def test_floats_of_64_bits_over_integers(self) -> None:
+        self.check(self.case([70, 3], [(0, 20)], dtype=torch.float64, cache_dtype=torch.int8))
 
     def test_a_head_that_fits_no_vector_is_torchs(self) -> None:
         case = self.case([40, 3], [(20, 9)], head_dim=24, poison=1e9)

@@ -31,4 +31,3 @@ class TestAttention(AttentionSuite):
     backend = CudaAttention
     device = "cuda"
     dtypes = DTYPES
-    is_static = True

@@ -92,6 +92,8 @@ class NullPlatform(Platform):
 class NullAttention(AttentionBackend):
     """Attends to nothing: for a model's shapes without its work."""
 
+    can_capture = True
+
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:
         self.pool = pool
 

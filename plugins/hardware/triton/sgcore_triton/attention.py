@@ -109,6 +109,7 @@ class TritonAttention(AttentionBackend):
     layout = PageLayout(16)
     dense_tokens: ClassVar[int | None] = None
     """Whole chunks of at least so many tokens go to `attend_dense`; None: never."""
+    can_capture = True
     cache_dtypes: ClassVar[Mapping[str, str]] = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
 
     def __init__(self, pool: KVPool, kernels: Kernels) -> None:

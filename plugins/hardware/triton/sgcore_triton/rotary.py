@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sgcore.kernels import FLOAT8
 from sgcore_triton.launch import overlap, wait_for_inputs
 from sgcore_triton.targets import FLOATS, has_float8, runs_here
 
@@ -80,7 +81,7 @@ def _rotary_write(
 def takes(qkv: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Whether the kernel takes these: rows of qkv and of the pool are dense, and the device has the pool's type."""
     dense = qkv.stride(1) == keys.stride(3) == values.stride(3) == 1
-    is_known = qkv.dtype in FLOATS and (keys.dtype in FLOATS or has_float8(keys))
+    is_known = qkv.dtype in FLOATS and (keys.dtype in FLOATS or (keys.dtype == FLOAT8 and has_float8(keys)))
     return runs_here(qkv) and is_known and keys.shape[3] % 2 == 0 and dense
 
 

@@ -20,7 +20,6 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="runs interpre
 class TestTriton(AttentionSuite):
     backend = TritonAttention
     dtypes = (torch.float32, torch.float16)
-    is_static = True
 
 
 class Dense(TritonAttention):

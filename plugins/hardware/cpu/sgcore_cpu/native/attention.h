@@ -1,6 +1,7 @@
 // Attention over pages: a few queries against a run of keys, with the softmax kept up to date (arXiv 2205.14135).
 #pragma once
 
+#include "cache.h"
 #include "products.h"
 
 namespace SGCORE_LEVEL {
@@ -15,10 +16,10 @@ struct Piece {
     int64_t slot;  // Of the first query's partial result; -1: it is the whole result.
 };
 
-template <class T> struct Attention {
+template <class T, class C> struct Attention {
     const T *q;
     int64_t q_row;
-    const T *keys, *values;
+    const C *keys, *values;
     const int32_t *pages;
     int64_t pages_row, page_tokens;
     const Piece *pieces;
@@ -43,15 +44,16 @@ template <int STEP> SGCORE_INLINE Floats sums_from(Floats *x) {
     return x[0];
 }
 
-template <class T> struct Worker {
-    const Attention<T> &a;
-    int64_t group, head_dim, stride;  // Query heads of a kv head; elements between the keys of neighbouring tokens.
+template <class T, class C> struct Worker {
+    const Attention<T, C> &a;
+    int64_t group, head_dim, key_size, stride;  // Query heads of a kv head; elements of a key, and of those of a token.
     float *queries, *result, *keys, *values, *scores, *peaks, *totals;
     const int32_t *pages;
     int64_t kv_head;
 
-    Worker(const Attention<T> &attention, int thread)
-        : a(attention), group(a.heads / a.kv_heads), head_dim(a.head_dim), stride(a.kv_heads * a.head_dim) {
+    Worker(const Attention<T, C> &attention, int thread)
+        : a(attention), group(a.heads / a.kv_heads), head_dim(a.head_dim), key_size(row_size<C>(head_dim)),
+          stride(a.kv_heads * key_size) {
         queries = a.scratch + thread * a.scratch_row;
         result = queries + MOST_QUERIES * head_dim;
         keys = result + MOST_QUERIES * head_dim;
@@ -61,9 +63,31 @@ template <class T> struct Worker {
         totals = peaks + MOST_QUERIES;
     }
 
-    const T *at(const T *pool, int64_t key) const {
+    const C *at(const C *pool, int64_t key) const {
         int64_t page = pages[key / a.page_tokens];
-        return pool + (page * a.page_tokens + key % a.page_tokens) * stride + kv_head * head_dim;
+        return pool + (page * a.page_tokens + key % a.page_tokens) * stride + kv_head * key_size;
+    }
+
+    Floats read(const C *from, int64_t place) const {
+        if constexpr (HAS_SCALES<C>) return load(from + place) * scale_of(from, head_dim);
+        return load(from + place);
+    }
+
+    // A vector of the rows [begin, begin + WIDTH) of a step; behind the last of `count` that one again.
+    struct Rows {
+        const C *at[WIDTH];
+        Floats scales;
+    };
+
+    SGCORE_INLINE Rows rows_at(const C *pool, int64_t key, int64_t begin, int64_t count) const {
+        Rows found;
+        float scales[WIDTH];
+        for (int64_t i = 0; i < WIDTH; ++i) {
+            found.at[i] = at(pool, key + (begin + i < count ? begin + i : count - 1));
+            scales[i] = scale_of(found.at[i], head_dim);
+        }
+        found.scales = load(scales);
+        return found;
     }
 
     void run(const Piece &piece, int64_t head) {
@@ -101,26 +125,37 @@ template <class T> struct Worker {
 
     void score_in_place(int64_t rows, int64_t key, int64_t count) {
         for (int64_t begin = 0; begin < count; begin += WIDTH) {
-            const T *k[WIDTH];
-            for (int64_t i = 0; i < WIDTH; ++i) k[i] = at(a.keys, key + (begin + i < count ? begin + i : count - 1));
+            Rows k = rows_at(a.keys, key, begin, count);
             for (int64_t row = 0; row < rows; ++row) {
                 const float *q = queries + row * head_dim;
                 Floats products[WIDTH] = {};
                 for (int64_t d = 0; d < head_dim; d += WIDTH) {
                     Floats x = load(q + d);
-                    for (int i = 0; i < WIDTH; ++i) products[i] += x * load(k[i] + d);
+                    for (int i = 0; i < WIDTH; ++i) products[i] += x * load(k.at[i] + d);
                 }
-                store(scores + row * KEYS + begin, sums_from<1>(products));
+                store(scores + row * KEYS + begin, sums_from<1>(products) * k.scales);
             }
         }
     }
 
     void add_in_place(int64_t rows, int64_t key, int64_t count) {
+        if constexpr (HAS_SCALES<C>) scale_scores(rows, key, count);
         for (int64_t done = 0; done < count;) {
             int64_t left = a.page_tokens - (key + done) % a.page_tokens, run = left < count - done ? left : count - done;
-            const T *v = at(a.values, key + done);
-            multiply<T>(rows, head_dim, {run, scores + done, KEYS, v, stride, result, head_dim, true});
+            const C *v = at(a.values, key + done);
+            multiply<C>(rows, head_dim, {run, scores + done, KEYS, v, stride, result, head_dim, true});
             done += run;
+        }
+    }
+
+    // So that values are weighed as they stand in the pool.
+    void scale_scores(int64_t rows, int64_t key, int64_t count) {
+        for (int64_t begin = 0; begin < count; begin += WIDTH) {
+            Floats scales = rows_at(a.values, key, begin, count).scales;
+            for (int64_t row = 0; row < rows; ++row) {
+                float *s = scores + row * KEYS + begin;
+                store(s, load(s) * scales);
+            }
         }
     }
 
@@ -130,14 +165,14 @@ template <class T> struct Worker {
             for (int64_t d = 0; d < head_dim; d += WIDTH) {
                 Floats block[WIDTH] = {};
                 for (int i = 0; i < WIDTH; ++i)
-                    if (begin + i < count) block[i] = load(at(a.keys, key + begin + i) + d);
+                    if (begin + i < count) block[i] = read(at(a.keys, key + begin + i), d);
                 transpose_from<1>(block);
                 for (int i = 0; i < WIDTH; ++i) store(keys + (d + i) * KEYS + begin, block[i]);
             }
         }
         for (int64_t i = 0; i < count; ++i) {
-            const T *v = at(a.values, key + i);
-            for (int64_t d = 0; d < head_dim; d += WIDTH) store(values + i * head_dim + d, load(v + d));
+            const C *v = at(a.values, key + i);
+            for (int64_t d = 0; d < head_dim; d += WIDTH) store(values + i * head_dim + d, read(v, d));
         }
     }
 
@@ -201,15 +236,15 @@ template <class T> struct Worker {
 };
 
 // Each thread takes the next piece and kv head; the first ones should be the longest.
-template <class T> void attend(const Attention<T> &a, int64_t threads) {
+template <class T, class C> void attend(const Attention<T, C> &a, int64_t threads) {
     in_turns(a.piece_count * a.kv_heads, threads, [&](int64_t unit, int thread) {
-        Worker<T>(a, thread).run(a.pieces[unit / a.kv_heads], unit % a.kv_heads);
+        Worker<T, C>(a, thread).run(a.pieces[unit / a.kv_heads], unit % a.kv_heads);
     });
 }
 
 // Rows whose keys were in several pieces: `slots` [begins[i], begins[i + 1]) are those of the token `merged[i]`.
-template <class T>
-void merge(const Attention<T> &a, const int64_t *merged, const int64_t *begins, const int64_t *slots, int64_t count,
+template <class T, class C>
+void merge(const Attention<T, C> &a, const int64_t *merged, const int64_t *begins, const int64_t *slots, int64_t count,
            int64_t threads) {
     in_parallel(threads, [&](int thread, int team) {
         Share mine = share(count * a.heads, thread, team);

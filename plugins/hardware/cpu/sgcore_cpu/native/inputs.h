@@ -7,8 +7,6 @@
 
 namespace SGCORE_LEVEL {
 
-constexpr float LARGEST = 127.0f;
-
 constexpr float LEFT = 254.0f;  // Times the largest number that rounding leaves, 0.5, is LARGEST.
 
 // x = numbers * rate; `sum` is that of the numbers.
@@ -27,28 +25,6 @@ struct Inputs {
     int64_t tokens, in, segment;
     float coarseness;  // Times the root of a token's mean squared rate: above, there is a rest.
 };
-
-typedef int8_t Narrow __attribute__((vector_size(VECTOR_BYTES / 4)));
-
-// Adding `rounder` leaves the nearest integer in the lowest bits of a float.
-SGCORE_INLINE Ints nearest(Floats x) {
-    const float rounder = 12582912.0f;
-    return (Ints)(x + rounder) - (Ints)splat(rounder);
-}
-
-template <class T> float rate_of(const T *x, int64_t size) {
-    Floats peak{};
-    for (int64_t i = 0; i < size; i += WIDTH) {
-        Floats a = load(x + i);
-        peak = larger(peak, larger(a, -a));
-    }
-    return most(peak) / LARGEST;
-}
-
-SGCORE_INLINE void store(int8_t *at, Ints x) {
-    Narrow narrow = __builtin_convertvector(x, Narrow);
-    std::memcpy(at, &narrow, sizeof narrow);
-}
 
 template <class T> Segment round_segment(const T *x, int64_t size, float rate, bool is_far, int8_t *numbers, int8_t *rests) {
     float scale = rate > 0 ? 1.0f / rate : 0.0f;

@@ -1,4 +1,5 @@
-// The C interface of one level: every function's name ends with the level's. `is_bfloat16` says the type of T.
+// The C interface of one level: every function's name ends with the level's. `is_bfloat16` says the type of T,
+// `is_int8` whether the pool has 8 bits and not that type.
 #include "attention.h"
 #include "bfloats.h"
 #include "products.h"
@@ -23,12 +24,18 @@ struct Layer {
     double scale;
 };
 
-template <class T> void attend_and_merge(const Layer &l, void *const *p, const int64_t *n, int64_t threads) {
-    Attention<T> a{(const T *)l.q, l.q_row, (const T *)l.keys, (const T *)l.values, (const int32_t *)p[0], n[0], n[1],
-                   (const Piece *)p[1], n[2], (const int64_t *)p[2], (const int64_t *)p[3], (T *)l.out,
-                   (float *)p[4], (float *)p[5], (float *)p[6], n[3], n[4], n[5], n[6], float(l.scale), n[7]};
+template <class T, class C> void attend_and_merge(const Layer &l, void *const *p, const int64_t *n, int64_t threads) {
+    Attention<T, C> a{(const T *)l.q, l.q_row, (const C *)l.keys, (const C *)l.values, (const int32_t *)p[0], n[0], n[1],
+                      (const Piece *)p[1], n[2], (const int64_t *)p[2], (const int64_t *)p[3], (T *)l.out,
+                      (float *)p[4], (float *)p[5], (float *)p[6], n[3], n[4], n[5], n[6], float(l.scale), n[7]};
     attend(a, threads);
     if (n[8] > 0) merge(a, (const int64_t *)p[7], (const int64_t *)p[8], (const int64_t *)p[9], n[8], threads);
+}
+
+// Calls run(T{}, C{}) with the type of numbers that are computed with, and that of the pool.
+template <class Run> void with_types(int is_bfloat16, int is_int8, const Run &run) {
+    auto with = [&](auto t) { is_int8 ? run(t, int8_t{}) : run(t, t); };
+    is_bfloat16 ? with(BFloat16{}) : with(float{});
 }
 
 }  // namespace
@@ -52,14 +59,14 @@ EXPORT(silu_mul)(const void *x, void *out, int64_t rows, int64_t size, int is_bf
 EXPORT(rotary_write)
 (void *qkv, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, const void *q_norm, const void *k_norm,
  float eps, const void *cos, const void *sin, void *keys, void *values, const int64_t *slots, int is_bfloat16,
- int64_t threads) {
-    auto run = [&](auto t) {
+ int is_int8, int64_t threads) {
+    with_types(is_bfloat16, is_int8, [&](auto t, auto c) {
         using T = decltype(t);
+        using C = decltype(c);
         int64_t row = (heads + 2 * kv_heads) * head_dim;
-        rotary_write<T>({(T *)qkv, row, tokens, heads, kv_heads, head_dim, (const T *)q_norm, (const T *)k_norm, eps,
-                         (const T *)cos, (const T *)sin, (T *)keys, (T *)values, slots}, threads);
-    };
-    is_bfloat16 ? run(BFloat16{}) : run(float{});
+        rotary_write<T, C>({(T *)qkv, row, tokens, heads, kv_heads, head_dim, (const T *)q_norm, (const T *)k_norm, eps,
+                            (const T *)cos, (const T *)sin, (C *)keys, (C *)values, slots}, threads);
+    });
 }
 
 EXPORT(greedy)(const void *logits, int64_t rows, int64_t size, int64_t *out, int is_bfloat16, int64_t threads) {
@@ -76,10 +83,11 @@ EXPORT(sample)
 // `pointers` and `sizes` are what layers of a kind share in a step, in the order of `Attention`, then those of `merge`.
 EXPORT(attention)
 (const void *q, int64_t q_row, const void *keys, const void *values, void *out, void *const *pointers,
- const int64_t *sizes, double scale, int is_bfloat16, int64_t threads) {
+ const int64_t *sizes, double scale, int is_bfloat16, int is_int8, int64_t threads) {
     Layer layer{q, q_row, keys, values, out, scale};
-    is_bfloat16 ? attend_and_merge<BFloat16>(layer, pointers, sizes, threads)
-                : attend_and_merge<float>(layer, pointers, sizes, threads);
+    with_types(is_bfloat16, is_int8, [&](auto t, auto c) {
+        attend_and_merge<decltype(t), decltype(c)>(layer, pointers, sizes, threads);
+    });
 }
 
 EXPORT(pack_panels)(const float *weight, int64_t out, int64_t in, float *packed, int64_t threads) {

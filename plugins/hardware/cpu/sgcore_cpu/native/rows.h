@@ -95,51 +95,13 @@ template <class T> void silu_mul(const T *x, T *out, int64_t rows, int64_t size,
     });
 }
 
-template <class T> void rotate(T *x, const T *cos, const T *sin, int64_t size) {
-    int64_t half = size / 2;
-    T *second = x + half;
-    for_row(half,
-            [&](int64_t i) {
-                Floats a = load(x + i), b = load(second + i);
-                store(x + i, a * load(cos + i) - b * load(sin + i));
-                store(second + i, b * load(cos + half + i) + a * load(sin + half + i));
-            },
-            [&](int64_t i) {
-                float a = widen(x[i]), b = widen(second[i]);
-                store(x + i, a * widen(cos[i]) - b * widen(sin[i]));
-                store(second + i, b * widen(cos[half + i]) + a * widen(sin[half + i]));
-            });
-}
-
-template <class T> struct Rotary {
-    T *qkv;
-    int64_t qkv_row, tokens, heads, kv_heads, head_dim;
-    const T *q_norm, *k_norm;  // Null: no norms.
-    float eps;
-    const T *cos, *sin;
-    T *keys, *values;
-    const int64_t *slots;
-};
-
-// Norms and rotates the heads of q and k where they are, and stores k and v in the pool.
-template <class T> void rotary_token(const Rotary<T> &r, int64_t token) {
-    T *row = r.qkv + token * r.qkv_row;
-    int64_t slot = r.slots[token], width = r.kv_heads * r.head_dim;
-    for (int64_t head = 0; head < r.heads + r.kv_heads; ++head) {
-        T *x = row + head * r.head_dim;
-        if (r.q_norm != nullptr) norm_row(x, head < r.heads ? r.q_norm : r.k_norm, r.eps, x, r.head_dim);
-        rotate(x, r.cos + token * r.head_dim, r.sin + token * r.head_dim, r.head_dim);
-    }
-    const T *k = row + r.heads * r.head_dim;
-    std::memcpy(r.keys + slot * width, k, width * sizeof(T));
-    std::memcpy(r.values + slot * width, k + width, width * sizeof(T));
-}
-
-template <class T> void rotary_write(const Rotary<T> &r, int64_t threads) {
-    in_parallel(threads_for(r.tokens * r.qkv_row, threads), [&](int thread, int team) {
-        Share mine = share(r.tokens, thread, team);
-        for (int64_t token = mine.begin; token < mine.end; ++token) rotary_token(r, token);
-    });
+// What the largest number of a row of 8 bits stands for, divided by that.
+template <class T> float rate_of(const T *x, int64_t size) {
+    Floats peak{};
+    float rest = 0;
+    for_row(size, [&](int64_t i) { Floats a = load(x + i); peak = larger(peak, larger(a, -a)); },
+            [&](int64_t i) { float a = __builtin_fabsf(widen(x[i])); rest = a > rest ? a : rest; });
+    return (most(peak) > rest ? most(peak) : rest) / LARGEST;
 }
 
 // The lowest of the places with the largest number.

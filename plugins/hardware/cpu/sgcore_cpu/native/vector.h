@@ -29,6 +29,9 @@ typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t Ints __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef int8_t Narrow __attribute__((vector_size(VECTOR_BYTES / 4)));
+
+constexpr float LARGEST = 127.0f;  // Of 8 bits.
 
 struct BFloat16 {
     uint16_t bits;
@@ -51,9 +54,30 @@ SGCORE_INLINE Floats load(const float *at) {
 }
 
 SGCORE_INLINE Floats load(const BFloat16 *at) {
+#if defined(__AVX512F__)
+    Words wide = (Words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
+#elif defined(__AVX2__)
+    Words wide = (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at));
+#else
     Halves x;
     std::memcpy(&x, at, VECTOR_BYTES / 2);
-    return (Floats)(__builtin_convertvector(x, Words) << 16);
+    Words wide = __builtin_convertvector(x, Words);
+#endif
+    return (Floats)(wide << 16);
+}
+
+// GCC widens bytes one by one where it isn't told the instruction.
+SGCORE_INLINE Floats load(const int8_t *at) {
+#if defined(__AVX512F__)
+    Ints wide = (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at));
+#elif defined(__AVX2__)
+    Ints wide = (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at));
+#else
+    Narrow x;
+    std::memcpy(&x, at, sizeof x);
+    Ints wide = __builtin_convertvector(x, Ints);
+#endif
+    return __builtin_convertvector(wide, Floats);
 }
 
 SGCORE_INLINE void store(float *at, Floats x) { std::memcpy(at, &x, VECTOR_BYTES); }
@@ -65,6 +89,17 @@ SGCORE_INLINE void store(BFloat16 *at, Floats x) {
     Words is_nan = (Words)(x != x);
     Halves result = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0), Halves);
     std::memcpy(at, &result, VECTOR_BYTES / 2);
+}
+
+SGCORE_INLINE void store(int8_t *at, Ints x) {
+    Narrow narrow = __builtin_convertvector(x, Narrow);
+    std::memcpy(at, &narrow, sizeof narrow);
+}
+
+// Adding `rounder` leaves the nearest integer, of two the even one, in the lowest bits of a float.
+SGCORE_INLINE Ints nearest(Floats x) {
+    const float rounder = 12582912.0f;
+    return (Ints)(x + rounder) - (Ints)splat(rounder);
 }
 
 SGCORE_INLINE void store(float *at, float x) { *at = x; }
