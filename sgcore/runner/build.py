@@ -19,26 +19,21 @@ def build_batch(
     step: StepPlan, state: Rows, pages: Tensor, inputs: StepInputs, size: StaticSize | None = None
 ) -> ForwardBatch:
     """`size` makes the batch static; padding tokens have position 0 and the scratch page's first slot."""
-    page_tokens = state.page_tokens
     decoding = len(step.decode)
     begin, tokens = (decoding, step.tokens) if size is None else (size.decode_rows, size.tokens)
     rows = np.array(step.decode + [chunk.row for chunk in step.chunks], np.int64)
     begins = state.computed[rows]
     positions, slots = np.zeros(tokens, np.int64), np.zeros(tokens, np.int64)
     positions[:decoding] = begins[:decoding]
-    flat_rows, here = rows[:decoding], np.arange(decoding)
+    slots[:decoding] = _slots(state, rows[:decoding], begins[:decoding])
     counts, starts = np.ones(len(rows), np.int64), np.arange(len(rows))
     if step.chunks:
         sizes = np.array([chunk.count for chunk in step.chunks], np.int64)
         offsets = np.cumsum(sizes) - sizes
         counts[decoding:], starts[decoding:] = sizes, begin + offsets
-        total = int(sizes.sum())
-        within = np.arange(total) - np.repeat(offsets - begins[decoding:], sizes)
-        positions[begin : begin + total] = within
-        flat_rows = np.concatenate((flat_rows, np.repeat(rows[decoding:], sizes)))
-        here = np.concatenate((np.arange(decoding), np.arange(begin, begin + total)))
-    used = positions[here]
-    slots[here] = state.page_table[flat_rows, used // page_tokens].astype(np.int64) * page_tokens + used % page_tokens
+        here = slice(begin, begin + int(sizes.sum()))
+        within = np.arange(here.stop - begin) - np.repeat(offsets - begins[decoding:], sizes)
+        positions[here], slots[here] = within, _slots(state, np.repeat(rows[decoding:], sizes), within)
     lengths = begins + counts
     return ForwardBatch(
         positions=inputs.put(positions),
@@ -48,11 +43,17 @@ def build_batch(
         starts=starts,
         counts=counts,
         lengths=lengths,
-        page_table=state.page_table[rows, : int(lengths.max()) // page_tokens + 1],
+        page_table=state.page_table[rows, : int(lengths.max()) // state.page_tokens + 1],
         pages=pages,
         inputs=inputs,
         size=size,
     )
+
+
+def _slots(state: Rows, rows: Array, positions: Array) -> Array:
+    """(tokens,) int64: where the pool has the tokens at `positions` of `rows`."""
+    page, offset = np.divmod(positions, state.page_tokens)
+    return state.page_table[rows, page].astype(np.int64) * state.page_tokens + offset
 
 
 def chunk_tokens(step: StepPlan, state: Rows, size: StaticSize | None) -> Array:

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64
+MOST_PLACES = 4096
+"""Whose views are remembered."""
 
 Array = npt.NDArray[np.generic]
+Place = tuple[int, int, np.dtype[np.generic], tuple[int, ...]]
+"""The host buffer, where in it, the type and the shape."""
 
 
 class StepInputs:
@@ -26,6 +30,7 @@ class StepInputs:
         self._is_host = device.type == "cpu"
         self._is_static = is_static or not self._is_host
         self._used = self._turn = 0
+        self._places: dict[Place, tuple[Array, Tensor]] = {}
         if not self._is_host:
             self._hosts = [torch.empty(capacity_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(steps)]
             self._views = [host.numpy() for host in self._hosts]
@@ -44,17 +49,27 @@ class StepInputs:
 
         Raises ValueError if the step's arrays are too large.
         """
-        array = np.ascontiguousarray(array)
         if not self._is_static:
-            return torch.from_numpy(array)
+            return torch.from_numpy(np.ascontiguousarray(array))
         begin = -(-self._used // ALIGNMENT) * ALIGNMENT
         self._used = begin + array.nbytes
+        place = (self._turn % len(self._views), begin, array.dtype, array.shape)
+        view, tensor = self._places.get(place) or self._remembered(place)
+        view[...] = array
+        return tensor
+
+    def _remembered(self, place: Place) -> tuple[Array, Tensor]:
+        """What lies at a place, seen from both sides: many steps put the same sizes."""
         if self._used > len(self._device):
             raise ValueError(f"a step's arrays take over {len(self._device):,} bytes")
-        view = self._views[self._turn % len(self._views)]
-        view[begin : self._used] = array.reshape(-1).view(np.uint8)
-        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        return self._device[begin : self._used].view(dtype).view(array.shape)
+        if len(self._places) >= MOST_PLACES:
+            self._places.clear()
+        buffer, begin, dtype, shape = place
+        view = self._views[buffer][begin : self._used].view(dtype).reshape(shape)
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        tensor = self._device[begin : self._used].view(kind).view(shape)
+        self._places[place] = view, tensor
+        return view, tensor
 
     def send(self) -> None:
         """Copy everything that was put, in the order of the device's work."""

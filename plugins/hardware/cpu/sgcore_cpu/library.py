@@ -20,6 +20,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "add_rms_norm": (P, N, P, N, P, F, P, P, N, N, BOOL, N),
     "silu_mul": (P, P, N, N, BOOL, N),
     "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, BOOL, N),
+    "copy_rows": (P, N, P, P, N, P, N, N, N),
     "greedy": (P, N, N, P, BOOL, N),
     "sample": (P, N, N, P, P, P, P, P, P, N),
     "attention": (P, N, P, P, P, P, P, D, BOOL, BOOL, N),

@@ -17,13 +17,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sgcore_cpu.library import Function, recording, replay
+from sgcore_cpu.library import Function, chosen_level, open_library, recording, replay
 
 EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 UNKNOWN = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 INDEXING = {torch.ops.aten.index.Tensor}
 """Of known shape, but for indices that are masks."""
 ZEROS = ("zeros", "zeros_like", "new_zeros")
+Rows = tuple[Tensor, Tensor]
+"""A matrix, or a vector, and the places (rows,) of some of its rows."""
 
 
 class _Call(ctypes.Structure):
@@ -40,6 +42,7 @@ class Tape(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.library = open_library(chosen_level())
         self.parts: list[Callable[[], None]] = []
         self.kept: list[Any] = []
         """Whatever recorded addresses point to."""
@@ -70,6 +73,8 @@ class Tape(TorchDispatchMode):
             made[0].zero_()
         elif name in ZEROS:
             self._zeros[_storage(made[0])] = made[0]
+        elif fresh and (rows := _rows_read(func, args)) is not None and self.library is not None:
+            self._copy_rows((fresh[0], None), rows)
         elif fresh:
             self._add(lambda: _copy(fresh, func(*args, **kwargs)))
         return out
@@ -79,9 +84,21 @@ class Tape(TorchDispatchMode):
         for tensor in read:
             if (zeros := self._zeros.pop(_storage(tensor), None)) is not None:
                 self._add(zeros.zero_)
-        self._add(lambda: func(*args, **kwargs))
+        if (rows := _rows_written(func, args)) is not None and self.library is not None:
+            self._copy_rows(rows, (args[3], None))
+        else:
+            self._add(lambda: func(*args, **kwargs))
         written = kwargs["out"] if "out" in kwargs else args[0]
         return func(*args, **kwargs) if _storage(written) in self._own else written
+
+    def _copy_rows(self, to: tuple[Tensor, Tensor | None], source: tuple[Tensor, Tensor | None]) -> None:
+        """As a native call, which the other calls need not be interrupted for."""
+        assert self.library is not None
+        bounds = [
+            (rows.data_ptr(), len(rows), None if places is None else places.data_ptr()) for rows, places in (to, source)
+        ]
+        copied = to[0] if to[1] is None else source[0]
+        self.library.copy_rows(*bounds[0], *bounds[1], len(copied), copied.nbytes // max(1, len(copied)), 1)
 
     def add(self, function: Function, arguments: tuple[Any, ...]) -> None:
         words = (ctypes.c_uint64 * len(arguments))(*map(_word, arguments))
@@ -109,6 +126,30 @@ def _word(argument: Any) -> int:
     if isinstance(argument, float):
         return int(struct.unpack("=Q", struct.pack("=d", argument))[0])
     return int(argument) if isinstance(argument, int) else ctypes.addressof(argument)
+
+
+def _rows_read(func: Any, args: Any) -> Rows | None:
+    """What an operation copies rows from; None: it does something else."""
+    if func is torch.ops.aten.embedding.default:
+        rows = args[:2]
+    elif func is torch.ops.aten.index.Tensor and len(args[1]) == 1:
+        rows = args[0], args[1][0]
+    elif func is torch.ops.aten.index_select.default and args[1] == 0:
+        rows = args[0], args[2]
+    else:
+        return None
+    return rows if _are_rows(*rows) else None
+
+
+def _rows_written(func: Any, args: Any) -> Rows | None:
+    """What an operation copies rows into, from its last argument; None: it does something else."""
+    is_known = func is torch.ops.aten.index_copy_.default and args[1] == 0 and args[3].is_contiguous()
+    return (args[0], args[2]) if is_known and _are_rows(args[0], args[2]) else None
+
+
+def _are_rows(rows: Tensor, places: Tensor) -> bool:
+    is_plain = rows.is_contiguous() and rows.dim() > 0
+    return is_plain and places.dtype == torch.int64 and places.dim() == 1 and places.is_contiguous()
 
 
 def _storage(tensor: Tensor) -> int:

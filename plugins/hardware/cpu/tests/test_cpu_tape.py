@@ -62,3 +62,34 @@ def test_what_depends_on_values_is_refused(work: str) -> None:
         eval(work, {"x": torch.ones(3)})
     assert recording.recorder is None
     assert torch.ones(2).sum().item() == 2
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
+def test_rows_that_are_copied_are_native_calls(dtype: torch.dtype) -> None:
+    table, line = torch.arange(40).view(10, 4).to(dtype), torch.arange(10).to(dtype)
+    places, target = torch.tensor([3, 0, -1]), torch.zeros(10, dtype=dtype)
+    with recorded() as tape:
+        inside = places % 10
+        found = torch.nn.functional.embedding(inside, table), table[places], line[places], line.index_select(0, inside)
+        target.index_copy_(0, inside, line[places])
+    assert len(tape.parts) == 2, "the remainder, and one call for all that follows"
+    places.copy_(torch.tensor([7, -2, 1]))
+    tape.run()
+    expected = table[places], table[places], line[places], line[places]
+    for rows, right in zip(found, expected, strict=True):
+        assert torch.equal(rows, right)
+    assert torch.equal(target, torch.zeros_like(target).index_copy_(0, places % 10, line[places]))
+
+
+def test_other_indices_are_torchs() -> None:
+    table, first, second = torch.arange(24.0).view(4, 6), torch.tensor([1, 3]), torch.tensor([0, 5])
+    with recorded() as tape:
+        found = table[first, second], table.T[second], table[:, second], table.index_select(1, second)
+    table += 1
+    first.copy_(torch.tensor([0, 2]))
+    tape.run()
+    for values, right in zip(
+        found, (table[first, second], table.T[second], table[:, second], table[:, second]), strict=True
+    ):
+        assert torch.equal(values, right)

@@ -69,6 +69,14 @@ EXPORT(rotary_write)
     });
 }
 
+EXPORT(copy_rows)
+(void *to, int64_t to_rows, const int64_t *to_places, void *from, int64_t from_rows, const int64_t *from_places,
+ int64_t rows, int64_t bytes, int64_t) {
+    in_parallel(1, [&](int, int) {
+        copy_rows({(uint8_t *)to, to_rows, to_places}, {(uint8_t *)from, from_rows, from_places}, rows, bytes);
+    });
+}
+
 EXPORT(greedy)(const void *logits, int64_t rows, int64_t size, int64_t *out, int is_bfloat16, int64_t threads) {
     is_bfloat16 ? greedy((const BFloat16 *)logits, rows, size, out, threads)
                 : greedy((const float *)logits, rows, size, out, threads);
@@ -129,6 +137,7 @@ EXPORT(linear_int)
 FROM_WORDS(add_rms_norm)
 FROM_WORDS(silu_mul)
 FROM_WORDS(rotary_write)
+FROM_WORDS(copy_rows)
 FROM_WORDS(greedy)
 FROM_WORDS(sample)
 FROM_WORDS(attention)

@@ -123,4 +123,24 @@ template <class T> void greedy(const T *logits, int64_t rows, int64_t size, int6
     });
 }
 
+// Rows of a matrix, each at its number or at the one that `places` has for it; negative ones count from the end.
+struct Rows {
+    uint8_t *first;
+    int64_t count;
+    const int64_t *places;  // Null: each row's own.
+
+    uint8_t *at(int64_t row, int64_t bytes) const {
+        int64_t place = places == nullptr ? row : places[row] < 0 ? places[row] + count : places[row];
+        return place < 0 || place >= count ? nullptr : first + place * bytes;
+    }
+};
+
+// `rows` rows; one that has no place is left out.
+inline void copy_rows(const Rows &to, const Rows &from, int64_t rows, int64_t bytes) {
+    for (int64_t row = 0; row < rows; ++row) {
+        uint8_t *target = to.at(row, bytes), *source = from.at(row, bytes);
+        if (target != nullptr && source != nullptr) std::memcpy(target, source, bytes);
+    }
+}
+
 }  // namespace SGCORE_LEVEL
