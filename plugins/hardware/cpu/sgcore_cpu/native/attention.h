@@ -9,6 +9,7 @@ namespace SGCORE_LEVEL {
 constexpr int64_t MOST_QUERIES = 64;  // Queries of a piece times the query heads of a kv head.
 constexpr int64_t FEW_QUERIES = 4;    // Up to so many read keys where they are; more share a transposed copy of them.
 constexpr int64_t KEYS = 64;          // Keys of one step.
+constexpr int64_t PIECES_A_THREAD = 4;  // With so many each is a unit, whose kv heads lie near each other; else a kv head is.
 
 // Queries [first, first + count) see keys of the row `table_row`, of which this piece has [begin, end).
 struct Piece {
@@ -237,8 +238,10 @@ template <class T, class C> struct Worker {
 
 // Each thread takes the next piece and kv head; the first ones should be the longest.
 template <class T, class C> void attend(const Attention<T, C> &a, int64_t threads) {
-    in_turns(a.piece_count * a.kv_heads, threads, [&](int64_t unit, int thread) {
-        Worker<T, C>(a, thread).run(a.pieces[unit / a.kv_heads], unit % a.kv_heads);
+    int64_t heads = a.piece_count >= PIECES_A_THREAD * threads ? a.kv_heads : 1, parts = a.kv_heads / heads;
+    in_turns(a.piece_count * parts, threads, [&](int64_t unit, int thread) {
+        Worker<T, C> worker(a, thread);
+        for (int64_t head = 0; head < heads; ++head) worker.run(a.pieces[unit / parts], unit % parts * heads + head);
     });
 }
 
