@@ -100,7 +100,7 @@ EXPORT(linear_bfloats)
     BFloatLinear product{(const BFloat16 *)x, x_row, tokens, in, (const uint8_t *)panels,
                          {(BFloat16 *)out, (const BFloat16 *)bias, rows}};
 #if defined(SGCORE_TILES)
-    if (tokens >= TILED_FROM && in % TILE_FEATURES == 0) return linear_bfloats_tiles(product, threads);
+    if (tokens >= BFLOATS_TILED_FROM && in % TILE_FEATURES == 0) return linear_bfloats_tiles(product, threads);
 #endif
     linear_bfloats(product, threads);
 }
@@ -120,7 +120,7 @@ EXPORT(linear_int)
         using T = decltype(t);
         Result<T> to{(T *)out, (const T *)bias, rows};
 #if defined(SGCORE_TILES)
-        if (tokens >= TILED_FROM) return linear_int_tiles((const T *)x, x_row, w, inputs, to, threads);
+        if (tokens >= INTEGERS_TILED_FROM) return linear_int_tiles((const T *)x, x_row, w, inputs, to, threads);
 #endif
         linear_int((const T *)x, x_row, w, inputs, to, rest, threads);
     };

@@ -10,11 +10,16 @@ extern "C" int (*sgcore_cpu_team)();
 
 namespace SGCORE_LEVEL {
 
-// Calls work(thread, threads) in each thread of a team of at most `threads`.
+// Calls work(thread, threads) in each thread of a team of at most `threads`. All that the caller may have are forked, as for
+// torch: GNU's runtime ends the threads that a smaller team leaves over, and the next larger one starts them anew.
 template <class Work> void in_parallel(int64_t threads, const Work &work) {
     if (threads <= 1 || sgcore_cpu_fork == nullptr) return work(0, 1);
-    auto enter = [](void *data) { (*static_cast<const Work *>(data))(sgcore_cpu_thread(), sgcore_cpu_team()); };
-    sgcore_cpu_fork(enter, const_cast<Work *>(&work), unsigned(threads), 0);
+    auto some = [&] {
+        int team = threads < sgcore_cpu_team() ? int(threads) : sgcore_cpu_team();
+        if (sgcore_cpu_thread() < team) work(sgcore_cpu_thread(), team);
+    };
+    auto enter = [](void *data) { (*static_cast<decltype(some) *>(data))(); };
+    sgcore_cpu_fork(enter, &some, 0, 0);
 }
 
 struct Share {

@@ -8,19 +8,22 @@
 
 namespace SGCORE_LEVEL {
 
+constexpr int BFLOATS_TILED_FROM = 2;  // Tokens; one alone is as fast without.
 constexpr int64_t TILE_FEATURES = TILE_BYTES / 2;
 
-// TOKENS tiles of tokens from `token` on, and PANELS panels.
+// TOKENS tiles of tokens, and PANELS panels.
 template <int TOKENS, int PANELS> struct BFloatBlock {
     const BFloatLinear &l;
-    int64_t token, panel;
+    const TileBlock &block;
 
-    void run(const int (&counts)[2]) const {
+    void run() const {
         zero();
         int64_t x_bytes = l.x_row * 2, panel_bytes = l.in / 2 * UNIT;
-        const BFloat16 *x = l.x + token * l.x_row, *second = x + TILE_ROWS * l.x_row;
-        const uint8_t *w = l.panels + panel * panel_bytes;
+        const BFloat16 *x = l.x + block.token * l.x_row, *second = x + TILE_ROWS * l.x_row;
+        const uint8_t *w = l.panels + block.panel * panel_bytes;
+        Ahead ahead(w + PANELS * panel_bytes, PANELS * panel_bytes, block, l.in / TILE_FEATURES);
         for (int64_t i = 0; i < l.in; i += TILE_FEATURES, w += TILE_FEATURES / 2 * UNIT) {
+            ahead.fetch();
             tile_load<4>(x + i, x_bytes);
             tile_load<6>(w, UNIT);
             tile_dot_bfloats<0, 4, 6>();
@@ -30,10 +33,10 @@ template <int TOKENS, int PANELS> struct BFloatBlock {
             if constexpr (TOKENS == 2) tile_dot_bfloats<2, 5, 6>();
             if constexpr (TOKENS == 2 && PANELS == 2) tile_dot_bfloats<3, 5, 7>();
         }
-        put<0>(counts[0]);
-        if constexpr (PANELS == 2) put<1>(counts[0]);
-        if constexpr (TOKENS == 2) put<2>(counts[1]);
-        if constexpr (TOKENS == 2 && PANELS == 2) put<3>(counts[1]);
+        put<0>(block.first);
+        if constexpr (PANELS == 2) put<1>(block.first);
+        if constexpr (TOKENS == 2) put<2>(block.second);
+        if constexpr (TOKENS == 2 && PANELS == 2) put<3>(block.second);
     }
 
   private:
@@ -47,28 +50,22 @@ template <int TOKENS, int PANELS> struct BFloatBlock {
     template <int TILE> void put(int count) const {
         Floats sums[TILE_ROWS];
         tile_store<TILE>(sums, VECTOR_BYTES);
-        for (int t = 0; t < count; ++t) l.to.put(token + TILE / 2 * TILE_ROWS + t, (panel + TILE % 2) * ROWS, sums[t]);
+        int64_t token = block.token + TILE / 2 * TILE_ROWS, row = (block.panel + TILE % 2) * ROWS;
+        for (int t = 0; t < count; ++t) l.to.put(token + t, row, sums[t]);
     }
 };
 
-inline void multiply_bfloat_tiles(const BFloatLinear &l, int64_t token, int64_t panel, Tiles &tiles) {
-    int64_t left = l.tokens - token;
-    bool has_two = left > TILE_ROWS, has_next = (panel + 1) * ROWS < l.to.rows;
-    int first = int(has_two ? TILE_ROWS : left), second = int(left < 2 * TILE_ROWS ? left - first : TILE_ROWS);
-    int counts[] = {first, second};
-    tiles.shape(first, has_two ? second : first, TILE_BYTES);
-    if (has_two) has_next ? BFloatBlock<2, 2>{l, token, panel}.run(counts) : BFloatBlock<2, 1>{l, token, panel}.run(counts);
-    else has_next ? BFloatBlock<1, 2>{l, token, panel}.run(counts) : BFloatBlock<1, 1>{l, token, panel}.run(counts);
-}
-
 // `l.in` is a multiple of TILE_FEATURES.
 inline void linear_bfloats_tiles(const BFloatLinear &l, int64_t threads) {
-    int64_t panels = (l.to.rows / ROWS + 1) / 2, tokens = (l.tokens + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
+    TileGrid grid(l.tokens, l.in * 2, l.to.rows / ROWS, threads);
     in_parallel(threads_for(l.to.rows * l.in, threads), [&](int thread, int team) {
-        Share mine = share(panels * tokens, thread, team);
+        Share mine = share(grid.count(), thread, team);
         Tiles tiles;
-        for (int64_t at = mine.begin; at < mine.end; ++at)
-            multiply_bfloat_tiles(l, at % tokens * 2 * TILE_ROWS, at / tokens * 2, tiles);
+        for (int64_t i = mine.begin; i < mine.end; ++i) {
+            TileBlock block = grid.at(i);
+            tiles.shape(block.first, block.second ? block.second : block.first, TILE_BYTES);
+            with_sizes(block, [&](auto t, auto p) { BFloatBlock<t, p>{l, block}.run(); });
+        }
     });
 }
 

@@ -17,42 +17,62 @@ static_assert(PARTS == 1 && ROWS == TILE_ROWS);
 
 typedef int8_t Bytes __attribute__((vector_size(VECTOR_BYTES)));
 
+constexpr int INTEGERS_TILED_FROM = 16;  // Tokens: unpacking a panel takes as long as some of them.
+
 // A segment of a tile's tokens. `sums` are those of the numbers and, in their unit, of the rests.
 struct TileSegment {
     float rates[TILE_ROWS], sums[TILE_ROWS];
     bool has_rest;
 };
 
-// Tokens from `first`.
-inline void gather_segments(const Inputs &x, int64_t first, int64_t count, TileSegment *to) {
-    int64_t segments = x.in / x.segment;
-    for (int64_t s = 0; s < segments; ++s) {
-        to[s] = {};
-        for (int64_t t = 0; t < count; ++t) {
-            const Segment &given = x.segments[(first + t) * segments + s];
-            to[s].rates[t] = given.whole.rate;
-            to[s].sums[t] = given.whole.sum + given.rest.sum / LEFT;
-            to[s].has_rest |= given.rest.rate > 0;
+// Rounded inputs of which a tile's tokens lie together, in each segment one after the other.
+struct TiledInputs {
+    int8_t *numbers, *rests;
+    TileSegment *segments;
+    int64_t tokens, in, segment;
+
+    int64_t count() const { return in / segment; }
+    int64_t tiles() const { return (tokens + TILE_ROWS - 1) / TILE_ROWS; }
+    int tokens_of(int64_t tile) const {
+        int64_t left = tokens - tile * TILE_ROWS;
+        return int(left < TILE_ROWS ? left : TILE_ROWS);
+    }
+};
+
+// What the tokens of a tile are rounded to before they are put together.
+class TileRounder {
+  public:
+    TileRounder(const TiledInputs &to, float coarseness)
+        : to(to), room(TILE_ROWS * (2 * to.in + to.count() * int64_t(sizeof(Segment)))),
+          made{(int8_t *)room.at, (int8_t *)room.at + TILE_ROWS * to.in, (Segment *)(room.at + 2 * TILE_ROWS * to.in), TILE_ROWS,
+               to.in, to.segment, coarseness} {}
+
+    template <class T> void run(const T *x, int64_t x_row, int64_t tile) const {
+        int tokens = to.tokens_of(tile);
+        for (int t = 0; t < tokens; ++t) round_token(x + (tile * TILE_ROWS + t) * x_row, made, t);
+        int8_t *numbers = to.numbers + tile * TILE_ROWS * to.in, *rests = to.rests + tile * TILE_ROWS * to.in;
+        TileSegment *segments = to.segments + tile * to.count();
+        for (int64_t s = 0; s < to.count(); ++s) {
+            segments[s] = {};
+            for (int t = 0; t < tokens; ++t, numbers += to.segment, rests += to.segment) {
+                std::memcpy(numbers, made.numbers + t * to.in + s * to.segment, to.segment);
+                std::memcpy(rests, made.rests + t * to.in + s * to.segment, to.segment);
+                gather(made.segments[t * to.count() + s], segments[s], t);
+            }
         }
     }
-}
 
-inline Share tokens_of(int64_t tile, int64_t tokens) {
-    int64_t begin = tile * TILE_ROWS, end = begin + TILE_ROWS;
-    return {begin, end < tokens ? end : tokens};
-}
+  private:
+    static void gather(const Segment &given, TileSegment &to, int t) {
+        to.rates[t] = given.whole.rate;
+        to.sums[t] = given.whole.sum + given.rest.sum / LEFT;
+        to.has_rest |= given.rest.rate > 0;
+    }
 
-template <class T>
-void round_tiles(const T *x, int64_t x_row, const Inputs &to, int64_t tiles, TileSegment *segments, int64_t threads) {
-    in_parallel(threads_for(to.tokens * to.in, threads), [&](int thread, int team) {
-        Share mine = share(tiles, thread, team);
-        for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
-            Share tokens = tokens_of(tile, to.tokens);
-            for (int64_t token = tokens.begin; token < tokens.end; ++token) round_token(x + token * x_row, to, token);
-            gather_segments(to, tokens.begin, tokens.end - tokens.begin, segments + tile * (to.in / to.segment));
-        }
-    });
-}
+    const TiledInputs &to;
+    Buffer room;
+    Inputs made;
+};
 
 // A panel of signed bytes, and for each segment its scales and what is left of its zeros.
 class UnpackedPanel {
@@ -103,84 +123,120 @@ class UnpackedPanel {
     int64_t segment;
 };
 
-struct TileSums {
-    Ints whole[TILE_ROWS], rest[TILE_ROWS];
+constexpr int DEPTH = 4;  // Segments whose sums lie in the first cache until they are scaled.
+
+struct alignas(64) TileSums {
+    Ints sums[DEPTH][4][TILE_ROWS];
+    Floats totals[4][TILE_ROWS];
 };
 
-// A tile of tokens, and a panel.
-struct TiledBlock {
-    const int8_t *numbers, *rests;
-    int64_t in, segment;
-    const TileSegment *tokens;
-    const uint8_t *weights;
-    const Floats *scales, *zeros;
+// TOKENS tiles of tokens, and PANELS panels.
+template <int TOKENS, int PANELS> struct IntegerBlock {
+    const TiledInputs &x;
+    const TileBlock &block;
+    const UnpackedPanel *panels;
 
-    // Two segments at a time are on the way, the even and the odd ones in tiles of their own.
-    template <int ODD> SGCORE_INLINE void start(int64_t s, TileSums &to) const {
-        tile_load<6 + ODD>(weights + s * segment * ROWS, UNIT);
-        multiply<ODD, ODD>(numbers + s * segment, to.whole);
-        if (tokens[s].has_rest) multiply<2 + ODD, ODD>(rests + s * segment, to.rest);
+    void run(TileSums &to, Ahead ahead) const {
+        for (Floats(&totals)[TILE_ROWS] : to.totals) std::memset(totals, 0, sizeof totals);
+        for (int64_t s = 0; s < x.count(); s += DEPTH) {
+            int count = int(x.count() - s < DEPTH ? x.count() - s : DEPTH);
+            ahead.fetch();
+            multiply(x.numbers, s, count, to);
+            scale<false>(s, count, to);
+            if (!has_rest(s, count)) continue;
+            multiply(x.rests, s, count, to);
+            scale<true>(s, count, to);
+        }
     }
 
-    template <int SUMS, int ODD> SGCORE_INLINE void multiply(const int8_t *from, Ints *to) const {
-        tile_zero<SUMS>();
-        tile_load<4 + ODD>(from, in);
-        tile_dot_bytes<SUMS, 4 + ODD, 6 + ODD>();
-        tile_store<SUMS>(to, VECTOR_BYTES);
+  private:
+    const TileSegment *segments(int t) const { return x.segments + (block.token / TILE_ROWS + t) * x.count(); }
+
+    bool has_rest(int64_t s, int count) const {
+        bool has = false;
+        for (int t = 0; t < TOKENS; ++t)
+            for (int i = 0; i < count; ++i) has |= segments(t)[s + i].has_rest;
+        return has;
     }
 
-    template <bool HAS_ZEROS, int... T>
-    SGCORE_INLINE void finish(int64_t s, const TileSums &sums, Floats *totals, std::integer_sequence<int, T...>) const {
-        ((totals[T] += found<HAS_ZEROS>(s, sums.whole[T], T) * scales[s] * tokens[s].rates[T]), ...);
-        if (!tokens[s].has_rest) return;
-        Floats scale = scales[s] * (1 / LEFT);
-        ((totals[T] += found<false>(s, sums.rest[T], T) * scale * tokens[s].rates[T]), ...);
+    void multiply(const int8_t *numbers, int64_t s, int count, TileSums &to) const {
+        int64_t segment = x.segment, bytes = segment * ROWS;
+        const int8_t *first = numbers + block.token * x.in + s * segment * block.first;
+        const int8_t *second = numbers + (block.token + TILE_ROWS) * x.in + s * segment * block.second;
+        const uint8_t *left = panels[0].numbers.at + s * bytes, *right = panels[PANELS - 1].numbers.at + s * bytes;
+        for (int i = 0; i < count; ++i, left += bytes, right += bytes) {
+            zero();
+            tile_load<4>(first + i * segment * block.first, segment);
+            tile_load<6>(left, UNIT);
+            tile_dot_bytes<0, 4, 6>();
+            if constexpr (PANELS == 2) tile_load<7>(right, UNIT);
+            if constexpr (PANELS == 2) tile_dot_bytes<1, 4, 7>();
+            if constexpr (TOKENS == 2) tile_load<5>(second + i * segment * block.second, segment);
+            if constexpr (TOKENS == 2) tile_dot_bytes<2, 5, 6>();
+            if constexpr (TOKENS == 2 && PANELS == 2) tile_dot_bytes<3, 5, 7>();
+            store(to.sums[i]);
+        }
     }
 
-    template <bool HAS_ZEROS> SGCORE_INLINE Floats found(int64_t s, Ints sums, int t) const {
-        Floats numbers = __builtin_convertvector(sums, Floats);
-        return HAS_ZEROS ? numbers - zeros[s] * tokens[s].sums[t] : numbers;
+    SGCORE_INLINE static void zero() {
+        tile_zero<0>();
+        if constexpr (PANELS == 2) tile_zero<1>();
+        if constexpr (TOKENS == 2) tile_zero<2>();
+        if constexpr (TOKENS == 2 && PANELS == 2) tile_zero<3>();
     }
+
+    SGCORE_INLINE static void store(Ints (&to)[4][TILE_ROWS]) {
+        tile_store<0>(to[0], VECTOR_BYTES);
+        if constexpr (PANELS == 2) tile_store<1>(to[1], VECTOR_BYTES);
+        if constexpr (TOKENS == 2) tile_store<2>(to[2], VECTOR_BYTES);
+        if constexpr (TOKENS == 2 && PANELS == 2) tile_store<3>(to[3], VECTOR_BYTES);
+    }
+
+    template <bool IS_REST> void scale(int64_t s, int count, TileSums &to) const {
+        std::make_integer_sequence<int, TILE_ROWS> all;
+        for (int t = 0; t < TOKENS; ++t)
+            for (int p = 0; p < PANELS; ++p)
+                panels[p].has_zeros && !IS_REST ? add<IS_REST, true>(t, p, s, count, to, all) : add<IS_REST, false>(t, p, s, count, to, all);
+    }
+
+    // Totals have constant indices, so that they stay in registers.
+    template <bool IS_REST, bool HAS_ZEROS, int... T>
+    void add(int t, int p, int64_t s, int count, TileSums &to, std::integer_sequence<int, T...>) const {
+        Floats(&made)[TILE_ROWS] = to.totals[2 * t + p];
+        const Floats *scales = (const Floats *)panels[p].scales.at + s, *zeros = (const Floats *)panels[p].zeros.at + s;
+        const TileSegment *given = segments(t) + s;
+        Floats totals[] = {made[T]...};
+        for (int i = 0; i < count; ++i) {
+            const Ints(&sums)[TILE_ROWS] = to.sums[i][2 * t + p];
+            Floats scale = IS_REST ? scales[i] * (1 / LEFT) : scales[i], zero = zeros[i];
+            ((totals[T] += (HAS_ZEROS ? floats(sums[T]) - zero * given[i].sums[T] : floats(sums[T])) * scale * given[i].rates[T]), ...);
+        }
+        ((made[T] = totals[T]), ...);
+    }
+
+    SGCORE_INLINE static Floats floats(Ints x) { return __builtin_convertvector(x, Floats); }
 };
 
-// The block comes as a copy, and totals have constant indices, so that they stay in registers.
-template <bool HAS_ZEROS, int... T>
-void multiply_tile(const TiledBlock block, TileSums (&sums)[2], Floats *to, std::integer_sequence<int, T...> all) {
-    int64_t segments = block.in / block.segment;
-    Floats totals[TILE_ROWS] = {};
-    block.start<0>(0, sums[0]);
-    for (int64_t s = 0; s < segments; s += 2) {
-        if (s + 1 < segments) block.start<1>(s + 1, sums[1]);
-        block.finish<HAS_ZEROS>(s, sums[0], totals, all);
-        if (s + 2 < segments) block.start<0>(s + 2, sums[0]);
-        if (s + 1 < segments) block.finish<HAS_ZEROS>(s + 1, sums[1], totals, all);
-    }
-    ((to[T] = totals[T]), ...);
-}
-
-// Panels and tiles are shared among the threads, the tiles of a panel one after the other.
 template <int BITS, class T>
-void multiply_tiles(const IntegerWeight &w, const Inputs &x, const TileSegment *segments, int64_t tiles, const Result<T> &to,
-                    int64_t threads) {
-    int64_t panels = (w.rows + ROWS - 1) / ROWS;
+void multiply_tiles(const IntegerWeight &w, const TiledInputs &x, const Result<T> &to, int64_t threads) {
+    TileGrid grid(x.tokens, x.in, (w.rows + ROWS - 1) / ROWS, threads);
     in_parallel(threads_for(w.rows * w.in, threads), [&](int thread, int team) {
-        Share mine = share(panels * tiles, thread, team);
-        UnpackedPanel unpacked(w, x.segment);
-        Tiles shaped;
-        TileSums sums[2] = {};
-        for (int64_t at = mine.begin; at < mine.end; ++at) {
-            int64_t panel = at / tiles, tile = at % tiles;
-            if (tile == 0 || at == mine.begin) unpacked.unpack<BITS>(w, panel);
-            Share tokens = tokens_of(tile, x.tokens);
-            int count = int(tokens.end - tokens.begin);
-            shaped.shape(count, count, int(x.segment));
-            TiledBlock block{x.numbers + tokens.begin * x.in, x.rests + tokens.begin * x.in, x.in, x.segment,
-                             segments + tile * (x.in / x.segment), unpacked.numbers.at, (const Floats *)unpacked.scales.at,
-                             (const Floats *)unpacked.zeros.at};
-            std::make_integer_sequence<int, TILE_ROWS> all;
-            Floats made[TILE_ROWS];
-            unpacked.has_zeros ? multiply_tile<true>(block, sums, made, all) : multiply_tile<false>(block, sums, made, all);
-            for (int t = 0; t < count; ++t) to.put(tokens.begin + t, panel * ROWS, made[t]);
+        Share mine = share(grid.count(), thread, team);
+        UnpackedPanel panels[] = {{w, x.segment}, {w, x.segment}};
+        int64_t unpacked = -1;
+        Tiles tiles;
+        TileSums made;
+        for (int64_t i = mine.begin; i < mine.end; ++i) {
+            TileBlock block = grid.at(i);
+            int count = 1 + block.has_pair;
+            for (int p = 0; unpacked != block.panel && p < count; ++p) panels[p].template unpack<BITS>(w, block.panel + p);
+            unpacked = block.panel;
+            tiles.shape(block.first, block.second ? block.second : block.first, int(x.segment));
+            Ahead ahead(w.packed + (block.panel + count) * w.panel_bytes(), count * w.panel_bytes(), block, x.count() / DEPTH + 1);
+            with_sizes(block, [&](auto t, auto p) { IntegerBlock<t, p>{x, block, panels}.run(made, ahead); });
+            for (int t = 0; t < block.first + block.second; ++t)
+                for (int p = 0; p < count; ++p)
+                    to.put(block.token + t, (block.panel + p) * ROWS, made.totals[t / TILE_ROWS * 2 + p][t % TILE_ROWS]);
         }
     });
 }
@@ -188,12 +244,16 @@ void multiply_tiles(const IntegerWeight &w, const Inputs &x, const TileSegment *
 template <class T>
 void linear_int_tiles(const T *x, int64_t x_row, const IntegerWeight &w, const Inputs &inputs, const Result<T> &to,
                       int64_t threads) {
-    int64_t tiles = (inputs.tokens + TILE_ROWS - 1) / TILE_ROWS;
-    Buffer made(tiles * (inputs.in / inputs.segment) * int64_t(sizeof(TileSegment)));
-    TileSegment *segments = reinterpret_cast<TileSegment *>(made.at);
-    round_tiles(x, x_row, inputs, tiles, segments, threads);
-    w.bits == 4 ? multiply_tiles<4>(w, inputs, segments, tiles, to, threads)
-                : multiply_tiles<8>(w, inputs, segments, tiles, to, threads);
+    // Segments of 16 tokens, and of 17, have room for those of one tile, or of two.
+    static_assert(sizeof(TileSegment) <= INTEGERS_TILED_FROM * sizeof(Segment));
+    static_assert(2 * sizeof(TileSegment) <= (INTEGERS_TILED_FROM + 1) * sizeof(Segment));
+    TiledInputs tiled{inputs.numbers, inputs.rests, (TileSegment *)inputs.segments, inputs.tokens, inputs.in, inputs.segment};
+    in_parallel(threads_for(inputs.tokens * inputs.in, threads), [&](int thread, int team) {
+        Share mine = share(tiled.tiles(), thread, team);
+        TileRounder rounder(tiled, inputs.coarseness);
+        for (int64_t tile = mine.begin; tile < mine.end; ++tile) rounder.run(x, x_row, tile);
+    });
+    w.bits == 4 ? multiply_tiles<4>(w, tiled, to, threads) : multiply_tiles<8>(w, tiled, to, threads);
 }
 
 }  // namespace SGCORE_LEVEL

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <type_traits>
 
 #include "vector.h"
 
@@ -16,11 +17,7 @@ namespace SGCORE_LEVEL {
 
 constexpr int TILE_ROWS = 16;
 constexpr int TILE_BYTES = 64;  // Of a row.
-#ifndef SGCORE_TILED_FROM
-#define SGCORE_TILED_FROM 16
-#endif
-constexpr int TILED_FROM = SGCORE_TILED_FROM;  // Tokens.
-constexpr int TILES = 8;        // Sums are in 0 to 3, tokens in 4 and 5, weights in 6 and 7.
+constexpr int TILES = 8;
 
 // As the processor reads it.
 struct alignas(64) TileShapes {
@@ -93,14 +90,15 @@ template <int C, int A, int B> SGCORE_INLINE void tile_dot_bfloats() {
 
 #endif
 
-// This thread's tiles, while it lives.
+// This thread's tiles, while it lives: sums of two tiles of tokens and two panels, token tile by token tile, in 0 to 3; the tokens
+// in 4 and 5, the panels in 6 and 7.
 class Tiles {
   public:
     ~Tiles() {
         if (shaped[0]) release_tiles();
     }
 
-    // Tiles 0, 1 and 4 are for the first tokens, 2, 3 and 5 for the second, with `depth` bytes of each; what was in them is lost.
+    // For so many tokens, with `depth` bytes of each; what was in the tiles is lost.
     void shape(int first, int second, int depth) {
         int wanted[] = {first, second, depth};
         if (std::memcmp(shaped, wanted, sizeof shaped) == 0) return;
@@ -117,6 +115,67 @@ class Tiles {
   private:
     int shaped[3] = {0, 0, 0};
 };
+
+// What is multiplied at once: tokens of one or two tiles, and one or two panels.
+struct TileBlock {
+    int64_t token, panel;
+    int first, second;     // Tokens of each tile.
+    bool has_pair;         // Of panels.
+    int64_t index, count;  // Its place among the blocks that have these panels one after the other.
+};
+
+// A block's part of the weights that come next, which are read from memory meanwhile.
+class Ahead {
+  public:
+    Ahead(const uint8_t *next, int64_t bytes, const TileBlock &block, int64_t steps)
+        : at(next + bytes / block.count * block.index), step(bytes / block.count / steps) {}
+
+    // `steps` times.
+    SGCORE_INLINE void fetch() {
+        for (int64_t i = 0; i < step; i += 64) __builtin_prefetch(at + i, 0, 2);
+        at += step;
+    }
+
+  private:
+    const uint8_t *at;
+    int64_t step;
+};
+
+// The blocks of a product in the order in which threads take their shares: as many tokens as the second cache keeps, with all
+// panels, then the next ones.
+class TileGrid {
+  public:
+    TileGrid(int64_t tokens, int64_t token_bytes, int64_t panels, int64_t threads)
+        : tokens(tokens), panels(panels), pairs((tokens + PAIR - 1) / PAIR) {
+        int64_t kept = KEPT_BYTES / (PAIR * token_bytes);
+        chunk = kept < 1 ? 1 : kept < pairs ? kept : pairs;
+        if ((panels + 1) / 2 * pairs < 2 * threads) width = 1;
+    }
+
+    int64_t count() const { return (panels + width - 1) / width * pairs; }
+
+    TileBlock at(int64_t i) const {
+        int64_t columns = (panels + width - 1) / width, before = i / (chunk * columns) * chunk;
+        int64_t here = pairs - before < chunk ? pairs - before : chunk, rest = i - before * columns;
+        int64_t token = (before + rest % here) * PAIR, panel = rest / here * width, left = tokens - token;
+        int first = int(left < TILE_ROWS ? left : TILE_ROWS), second = int(left < PAIR ? left - first : TILE_ROWS);
+        return {token, panel, first, second, width == 2 && panel + 1 < panels, rest % here, here};
+    }
+
+  private:
+    static constexpr int64_t PAIR = 2 * TILE_ROWS, KEPT_BYTES = 1 << 20;
+
+    int64_t tokens, panels, pairs, chunk;
+    int64_t width = 2;  // Panels; one where there would be too few blocks for the threads.
+};
+
+// Calls work(integral_constant tiles, integral_constant panels).
+template <class Work> SGCORE_INLINE void with_sizes(const TileBlock &block, const Work &work) {
+    std::integral_constant<int, 1> one;
+    std::integral_constant<int, 2> two;
+    if (block.second) block.has_pair ? work(two, two) : work(two, one);
+    else block.has_pair ? work(one, two) : work(one, one);
+}
 
 // Bytes, at the start of a cache line.
 class Buffer {
