@@ -22,7 +22,13 @@ constexpr int INTEGERS_TILED_FROM = 16;  // Tokens: unpacking a panel takes as l
 // A segment of a tile's tokens. `sums` are those of the numbers and, in their unit, of the rests.
 struct TileSegment {
     float rates[TILE_ROWS], sums[TILE_ROWS];
-    bool has_rest;
+    uint8_t has_rest[TILE_ROWS];
+
+    bool has_rests() const {
+        uint64_t halves[2];
+        std::memcpy(halves, has_rest, sizeof halves);
+        return halves[0] | halves[1];
+    }
 };
 
 // Rounded inputs of which a tile's tokens lie together, in each segment one after the other.
@@ -32,41 +38,38 @@ struct TiledInputs {
     int64_t tokens, in, segment;
 
     int64_t count() const { return in / segment; }
-    int64_t tiles() const { return (tokens + TILE_ROWS - 1) / TILE_ROWS; }
-    int tokens_of(int64_t tile) const {
+    TileSegment *segments_of(int64_t tile) const { return segments + tile * count(); }
+    int64_t tokens_of(int64_t tile) const {
         int64_t left = tokens - tile * TILE_ROWS;
-        return int(left < TILE_ROWS ? left : TILE_ROWS);
+        return left < TILE_ROWS ? left : TILE_ROWS;
     }
 };
 
-// What the tokens of a tile are rounded to before they are put together.
+// Where a token is rounded before it is put beside the others of its tile.
 class TileRounder {
   public:
     TileRounder(const TiledInputs &to, float coarseness)
-        : to(to), room(TILE_ROWS * (2 * to.in + to.count() * int64_t(sizeof(Segment)))),
-          made{(int8_t *)room.at, (int8_t *)room.at + TILE_ROWS * to.in, (Segment *)(room.at + 2 * TILE_ROWS * to.in), TILE_ROWS,
-               to.in, to.segment, coarseness} {}
+        : to(to), room(2 * to.in + to.count() * int64_t(sizeof(Segment))),
+          made{(int8_t *)room.at, (int8_t *)room.at + to.in, (Segment *)(room.at + 2 * to.in), 1, to.in, to.segment, coarseness} {}
 
-    template <class T> void run(const T *x, int64_t x_row, int64_t tile) const {
-        int tokens = to.tokens_of(tile);
-        for (int t = 0; t < tokens; ++t) round_token(x + (tile * TILE_ROWS + t) * x_row, made, t);
-        int8_t *numbers = to.numbers + tile * TILE_ROWS * to.in, *rests = to.rests + tile * TILE_ROWS * to.in;
-        TileSegment *segments = to.segments + tile * to.count();
+    template <class T> void run(const T *x, int64_t token) const {
+        round_token(x, made, 0);
+        int64_t tile = token / TILE_ROWS, t = token % TILE_ROWS, size = to.segment, all = size * to.tokens_of(tile);
+        int8_t *numbers = to.numbers + tile * TILE_ROWS * to.in + t * size, *rests = to.rests + tile * TILE_ROWS * to.in + t * size;
         for (int64_t s = 0; s < to.count(); ++s) {
-            segments[s] = {};
-            for (int t = 0; t < tokens; ++t, numbers += to.segment, rests += to.segment) {
-                std::memcpy(numbers, made.numbers + t * to.in + s * to.segment, to.segment);
-                std::memcpy(rests, made.rests + t * to.in + s * to.segment, to.segment);
-                gather(made.segments[t * to.count() + s], segments[s], t);
-            }
+            std::memcpy(numbers + s * all, made.numbers + s * size, size);
+            std::memcpy(rests + s * all, made.rests + s * size, size);
+            put(made.segments[s], to.segments_of(tile)[s], t);
+            if (token + 1 == to.tokens)
+                for (int64_t none = t + 1; none < TILE_ROWS; ++none) put({}, to.segments_of(tile)[s], none);
         }
     }
 
   private:
-    static void gather(const Segment &given, TileSegment &to, int t) {
+    static void put(const Segment &given, TileSegment &to, int64_t t) {
         to.rates[t] = given.whole.rate;
         to.sums[t] = given.whole.sum + given.rest.sum / LEFT;
-        to.has_rest |= given.rest.rate > 0;
+        to.has_rest[t] = given.rest.rate > 0;
     }
 
     const TiledInputs &to;
@@ -150,12 +153,12 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
     }
 
   private:
-    const TileSegment *segments(int t) const { return x.segments + (block.token / TILE_ROWS + t) * x.count(); }
+    const TileSegment *segments(int t) const { return x.segments_of(block.token / TILE_ROWS + t); }
 
     bool has_rest(int64_t s, int count) const {
         bool has = false;
         for (int t = 0; t < TOKENS; ++t)
-            for (int i = 0; i < count; ++i) has |= segments(t)[s + i].has_rest;
+            for (int i = 0; i < count; ++i) has |= segments(t)[s + i].has_rests();
         return has;
     }
 
@@ -244,14 +247,13 @@ void multiply_tiles(const IntegerWeight &w, const TiledInputs &x, const Result<T
 template <class T>
 void linear_int_tiles(const T *x, int64_t x_row, const IntegerWeight &w, const Inputs &inputs, const Result<T> &to,
                       int64_t threads) {
-    // Segments of 16 tokens, and of 17, have room for those of one tile, or of two.
-    static_assert(sizeof(TileSegment) <= INTEGERS_TILED_FROM * sizeof(Segment));
-    static_assert(2 * sizeof(TileSegment) <= (INTEGERS_TILED_FROM + 1) * sizeof(Segment));
+    // There is room for a token's segments more than there are: 18 have as much as two tiles.
+    static_assert(2 * sizeof(TileSegment) <= (INTEGERS_TILED_FROM + 2) * sizeof(Segment));
     TiledInputs tiled{inputs.numbers, inputs.rests, (TileSegment *)inputs.segments, inputs.tokens, inputs.in, inputs.segment};
     in_parallel(threads_for(inputs.tokens * inputs.in, threads), [&](int thread, int team) {
-        Share mine = share(tiled.tiles(), thread, team);
+        Share mine = share(inputs.tokens, thread, team);
         TileRounder rounder(tiled, inputs.coarseness);
-        for (int64_t tile = mine.begin; tile < mine.end; ++tile) rounder.run(x, x_row, tile);
+        for (int64_t token = mine.begin; token < mine.end; ++token) rounder.run(x + token * x_row, token);
     });
     w.bits == 4 ? multiply_tiles<4>(w, tiled, to, threads) : multiply_tiles<8>(w, tiled, to, threads);
 }
