@@ -48,8 +48,9 @@ def build(
     wanted: Mapping[str, tuple[str, ...]] | None = None,
     warn: Callable[[str], object] = print,
 ) -> Path:
-    """Compile and link `wanted`, or all of `levels`; those whose flags the compiler doesn't know are left out, with a warning.
+    """Compile and link `wanted`, or all of `levels`.
 
+    Those whose flags the compiler doesn't know are left out, with a warning.
     Raises `BuildError` where there is no Linux, no C++ compiler, or one that can't.
     """
     if platform.system() != "Linux":
