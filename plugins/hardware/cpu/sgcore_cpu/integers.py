@@ -90,8 +90,7 @@ def linear(
     group = size // groups
     segment = gcd(group, LONGEST_SEGMENT)
     panel_bytes = ROWS * (size * bits // 8 + 2 * groups * scales.itemsize) if rows % ROWS else 0
-    segment_bytes = (tokens + 1) * 16 * size // segment
-    scratch = torch.empty(segment_bytes + tokens * 2 * size + panel_bytes, dtype=torch.uint8)
+    scratch = torch.empty(tokens * (2 * size + 16 * size // segment) + panel_bytes, dtype=torch.uint8)
     out = torch.empty(tokens, rows, dtype=x.dtype)
     library.linear_int(
         x.data_ptr(), x.stride(0), tokens, size, weight.data_ptr(), rows, bits, scales.data_ptr(),

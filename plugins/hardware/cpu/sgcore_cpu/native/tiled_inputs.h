@@ -8,7 +8,7 @@
 
 namespace SGCORE_LEVEL {
 
-constexpr int INTEGERS_TILED_FROM = 16;  // Tokens: unpacking a panel takes as long as some of them.
+constexpr int INTEGERS_TILED_FROM = 32;  // Tokens: unpacking a panel takes as long as some of them.
 
 // A segment of a tile's tokens. `sums` are those of the numbers and, in their unit, of the rests.
 struct TileSegment {

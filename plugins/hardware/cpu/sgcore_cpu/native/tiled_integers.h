@@ -187,8 +187,8 @@ void multiply_tiles(const IntegerWeight &w, const TiledInputs &x, const Result<T
 template <class T>
 void linear_int_tiles(const T *x, int64_t x_row, const IntegerWeight &w, const Inputs &inputs, const Result<T> &to,
                       int64_t threads) {
-    // There is room for a token's segments more than there are: 18 have as much as two tiles.
-    static_assert(2 * sizeof(TileSegment) <= (INTEGERS_TILED_FROM + 2) * sizeof(Segment));
+    // The segments of so many tokens have room for those of their tiles, and of one that is nearly empty.
+    static_assert((INTEGERS_TILED_FROM / TILE_ROWS + 1) * sizeof(TileSegment) <= INTEGERS_TILED_FROM * sizeof(Segment));
     TiledInputs tiled{inputs.numbers, inputs.rests, (TileSegment *)inputs.segments, inputs.tokens, inputs.in, inputs.segment};
     in_parallel(threads_for(inputs.tokens * inputs.in, threads), [&](int thread, int team) {
         Share mine = share(inputs.tokens, thread, team);
