@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle, product
+from math import inf
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sgcore.kernels import Kernels
 from sgcore_cpu.kernels import CpuKernels
+from sgcore_cpu.library import chosen_level
 
 SHAPES = "960x576,3072x576,576x1536,49152x576,8192x2048,3072x3072"
 COLD_BYTES = 96 << 20
@@ -52,28 +54,40 @@ KINDS: dict[str, Callable[[Kernels, int, int], tuple[int, Product]]] = {
 }
 
 
-def best_s(calls: Iterator[Callable[[], Any]], repeats: int) -> float:
-    """Seconds of the fastest call."""
-    found = []
-    for call in (next(calls) for _ in range(repeats)):
-        begin = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - begin)
-    return min(found)
+def best_s(calls: Mapping[str, Iterator[Callable[[], Any]]], repeats: int) -> dict[str, float]:
+    """Seconds of the fastest call of each; they take turns, for a machine whose speed changes."""
+    best = dict.fromkeys(calls, inf)
+    for _ in range(repeats):
+        for name, each in calls.items():
+            call = next(each)
+            begin = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - begin)
+    return best
 
 
-def measure(kernels: Kernels, kind: str, shape: tuple[int, int], counts: Sequence[int]) -> Iterator[dict[str, Any]]:
-    made = [KINDS[kind](kernels, *shape)]
-    moved = made[0][0]
-    made += [KINDS[kind](kernels, *shape) for _ in range(COLD_BYTES // moved)]
+def measure(
+    levels: Mapping[str, Kernels], kind: str, shape: tuple[int, int], counts: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    made = {level: [KINDS[kind](kernels, *shape)] for level, kernels in levels.items()}
+    for level, kernels in levels.items():
+        made[level] += [KINDS[kind](kernels, *shape) for _ in range(COLD_BYTES // made[level][0][0])]
+    copies = max(map(len, made.values()))
     for tokens in counts:
         x = torch.randn(tokens, shape[1])
         if kind == "bfloat16":
             x = x.bfloat16()
-        calls = cycle([partial(multiply, x) for _, multiply in made])
-        taken = best_s(calls, max(REPEATS, 2 * len(made)) if tokens < 32 else REPEATS)
-        line = {"out x in": "x".join(map(str, shape)), "kind": kind, "rows": tokens, "us": taken * 1e6}
-        yield line | {"GB/s": moved / taken / 1e9, "GFLOP/s": 2 * tokens * shape[0] * shape[1] / taken / 1e9}
+        calls = {level: cycle([partial(multiply, x) for _, multiply in each]) for level, each in made.items()}
+        for level, taken in best_s(calls, max(REPEATS, 2 * copies) if tokens < 32 else REPEATS).items():
+            moved, flop = made[level][0][0], 2 * tokens * shape[0] * shape[1]
+            line = {
+                "out x in": "x".join(map(str, shape)),
+                "kind": kind,
+                "level": level,
+                "rows": tokens,
+                "us": taken * 1e6,
+            }
+            yield line | {"GB/s": moved / taken / 1e9, "GFLOP/s": flop / taken / 1e9}
 
 
 def draws(kernels: Kernels) -> Iterator[dict[str, Any]]:
@@ -81,9 +95,12 @@ def draws(kernels: Kernels) -> Iterator[dict[str, Any]]:
     for rows, deviation in product(DRAWN_ROWS, DEVIATIONS):
         logits, ones = torch.randn(rows, VOCABULARY) * deviation, torch.ones(rows)
         limits = torch.full((rows,), VOCABULARY), ones * 0.9, ones * 0, ones.double() / 2
-        calls = {"ms": kernels, "torch_ms": Kernels()}
-        taken = {name: best_s(cycle([partial(one.sample, logits, *limits)]), REPEATS) for name, one in calls.items()}
-        yield {"rows": rows, "deviation": deviation, **{name: seconds * 1e3 for name, seconds in taken.items()}}
+        calls = {
+            name: cycle([partial(one.sample, logits, *limits)])
+            for name, one in (("ms", kernels), ("torch_ms", Kernels()))
+        }
+        taken = {name: seconds * 1e3 for name, seconds in best_s(calls, REPEATS).items()}
+        yield {"rows": rows, "deviation": deviation, **taken}
 
 
 def parse() -> Namespace:
@@ -91,7 +108,7 @@ def parse() -> Namespace:
     parser.add_argument("--shapes", default=SHAPES, help="outputs x inputs")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--rows", default="1,4,32,512")
-    parser.add_argument("--level", help="the library's level; the best by default")
+    parser.add_argument("--level", default=chosen_level(), help="of the library, one or several; the best by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
@@ -99,14 +116,14 @@ def parse() -> Namespace:
 def main() -> int:
     asked = parse()
     torch.set_num_threads(asked.threads)
-    kernels, found = CpuKernels(asked.level), []
+    levels, found = {level: CpuKernels(level) for level in asked.level.split(",")}, []
     counts = [int(word) for word in asked.rows.split(",")]
     for shape in asked.shapes.split(","):
         outputs, inputs = (int(word) for word in shape.split("x"))
         for kind in asked.kinds.split(","):
-            found += measure(kernels, kind, (outputs, inputs), counts)
+            found += measure(levels, kind, (outputs, inputs), counts)
     memory = [{"memory reads, GB/s": memory_read_gb_s(), "threads": asked.threads}]
-    tables = {"Products": found, "Draws with top-p 0.9": list(draws(kernels)), "Memory": memory}
+    tables = {"Products": found, "Draws with top-p 0.9": list(draws(CpuKernels())), "Memory": memory}
     report("cpu_kernels", tables, asked.output)
     return 0
 

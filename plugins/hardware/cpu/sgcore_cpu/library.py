@@ -91,9 +91,12 @@ def _shared() -> ctypes.CDLL | None:
 
 
 def usable_levels() -> tuple[str, ...]:
-    """The levels that this processor runs, the best last; empty: there is no library."""
+    """The levels that this processor runs and the compiler made, the best last; empty: there is no library."""
     shared = _shared()
-    return () if shared is None else tuple(levels())[: shared.sgcore_cpu_best_level() + 1]
+    if shared is None:
+        return ()
+    running = tuple(levels())[: shared.sgcore_cpu_best_level() + 1]
+    return tuple(level for level in running if hasattr(shared, f"linear_int_{level}"))
 
 
 def chosen_level() -> str:

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,8 @@ AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
 VNNI = (*AVX512, "-mavx512vnni")
 BF16 = (*VNNI, "-mavx512bf16")
-X86 = {"baseline": (), "avx2": AVX2, "avx512": AVX512, "avx512_vnni": VNNI, "avx512_bf16": BF16}
+AMX = (*BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16")
+X86 = {"baseline": (), "avx2": AVX2, "avx512": AVX512, "avx512_vnni": VNNI, "avx512_bf16": BF16, "amx": AMX}
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -41,15 +43,28 @@ def levels() -> dict[str, tuple[str, ...]]:
     return X86 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ()}
 
 
-def build(target: Path = LIBRARY) -> Path:
-    """Compile and link; raises `BuildError` where there is no Linux, no C++ compiler, or one that can't."""
+def build(
+    target: Path = LIBRARY,
+    wanted: Mapping[str, tuple[str, ...]] | None = None,
+    warn: Callable[[str], object] = print,
+) -> Path:
+    """Compile and link `wanted`, or all of `levels`.
+
+    Those whose flags the compiler doesn't know are left out, with a warning.
+    Raises `BuildError` where there is no Linux, no C++ compiler, or one that can't.
+    """
     if platform.system() != "Linux":
         raise BuildError(f"the kernels are built on Linux, and this is {platform.system()}")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         raise BuildError("there is no C++ compiler (on Debian: apt install g++)")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {name: ("level.cpp", (f"-DSGCORE_LEVEL={name}", *flags)) for name, flags in levels().items()}
+        jobs = {}
+        for name, flags in (wanted or levels()).items():
+            if flags and not _knows(compiler, flags):
+                warn(f"the level {name} is left out: {compiler} doesn't know one of {' '.join(flags)}")
+            else:
+                jobs[name] = ("level.cpp", (f"-DSGCORE_LEVEL={name}", *flags))
         jobs["runtime"] = ("runtime.cpp", ())
         objects = {name: str(Path(folder) / f"{name}.o") for name in jobs}
         commands = [
@@ -64,6 +79,12 @@ def build(target: Path = LIBRARY) -> Path:
         shutil.copy(made, near)
         near.replace(target)
     return target
+
+
+def _knows(compiler: str, flags: tuple[str, ...]) -> bool:
+    """Whether it compiles nothing with them."""
+    command = [compiler, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _run(command: list[str]) -> None:

@@ -6,6 +6,8 @@
 #include "replay.h"
 #include "rows.h"
 #include "sampling.h"
+#include "tiled_bfloats.h"
+#include "tiled_integers.h"
 
 #define JOIN2(a, b) a##_##b
 #define JOIN(a, b) JOIN2(a, b)
@@ -111,8 +113,12 @@ EXPORT(linear_panels)
 EXPORT(linear_bfloats)
 (const void *x, int64_t x_row, int64_t tokens, int64_t in, const void *panels, const void *bias, void *out, int64_t rows,
  int64_t threads) {
-    linear_bfloats({(const BFloat16 *)x, x_row, tokens, in, (const uint8_t *)panels,
-                    {(BFloat16 *)out, (const BFloat16 *)bias, rows}}, threads);
+    BFloatLinear product{(const BFloat16 *)x, x_row, tokens, in, (const uint8_t *)panels,
+                         {(BFloat16 *)out, (const BFloat16 *)bias, rows}};
+#if defined(SGCORE_TILES)
+    if (tokens >= BFLOATS_TILED_FROM && in % TILE_FEATURES == 0) return linear_bfloats_tiles(product, threads);
+#endif
+    linear_bfloats(product, threads);
 }
 
 // `scratch` has what inputs.h makes of x, segments first, and a panel with its scales and zeros.
@@ -128,7 +134,11 @@ EXPORT(linear_int)
     uint8_t *rest = reinterpret_cast<uint8_t *>(inputs.rests + tokens * in);
     auto run = [&](auto t) {
         using T = decltype(t);
-        linear_int<T>((const T *)x, x_row, w, inputs, {(T *)out, (const T *)bias, rows}, rest, threads);
+        Result<T> to{(T *)out, (const T *)bias, rows};
+#if defined(SGCORE_TILES)
+        if (tokens >= INTEGERS_TILED_FROM) return linear_int_tiles((const T *)x, x_row, w, inputs, to, threads);
+#endif
+        linear_int((const T *)x, x_row, w, inputs, to, rest, threads);
     };
     is_bfloat16 ? run(BFloat16{}) : run(float{});
 }

@@ -9,13 +9,19 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 
 namespace {
 
 constexpr int SPINS = 4096;  // Looks at what others have done before their turn is left to whoever waits for the core.
 
-void pause() {
+void relax() {
 #if defined(__x86_64__)
     _mm_pause();
 #endif
@@ -32,7 +38,7 @@ void SgcoreCpuMember::meet() const {
         return;
     }
     for (int spins = 1; __atomic_load_n(&team.meetings, __ATOMIC_ACQUIRE) == meeting; ++spins)
-        spins % SPINS ? pause() : (void)sched_yield();
+        spins % SPINS ? relax() : (void)sched_yield();
 }
 
 extern "C" {
@@ -54,8 +60,19 @@ EXPORT int sgcore_cpu_find_openmp() {
     return 1;
 }
 
+#if defined(__x86_64__)
+// The kernel gives a process tiles when it asks for them (arch_prctl(2)); compilers' own tests know nothing of that.
+static bool has_tiles() {
+    const unsigned bfloat16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25, all = bfloat16 | tile | int8;
+    const long request_permission = 0x1023, tile_data = 18;
+    unsigned a, b, c, found = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &found) || (found & all) != all) return false;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
+
 // The best of the levels that this processor runs, as a number: 0 baseline, 1 avx2, 2 avx512, 3 avx512_vnni,
-// 4 avx512_bf16.
+// 4 avx512_bf16, 5 amx.
 EXPORT int sgcore_cpu_best_level() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -64,7 +81,9 @@ EXPORT int sgcore_cpu_best_level() {
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return 1;
     if (!__builtin_cpu_supports("avx512vnni")) return 2;
-    return __builtin_cpu_supports("avx512bf16") ? 4 : 3;
+    if (!__builtin_cpu_supports("avx512bf16")) return 3;
+    static const bool is_tiled = has_tiles();
+    return is_tiled ? 5 : 4;
 #else
     return 0;
 #endif

@@ -29,10 +29,16 @@ extern thread_local const SgcoreCpuMember *sgcore_cpu_member;
 
 namespace SGCORE_LEVEL {
 
+// All threads that the caller may have are forked, as for torch: GNU's runtime ends those that a smaller team leaves
+// over, and the next larger one starts them anew.
 template <class Work> void fork(int64_t threads, const Work &work) {
     if (threads <= 1 || sgcore_cpu_fork == nullptr) return work(0, 1);
-    auto enter = [](void *data) { (*static_cast<const Work *>(data))(sgcore_cpu_thread(), sgcore_cpu_threads()); };
-    sgcore_cpu_fork(enter, const_cast<Work *>(&work), unsigned(threads), 0);
+    auto some = [&] {
+        int team = threads < sgcore_cpu_threads() ? int(threads) : sgcore_cpu_threads();
+        if (sgcore_cpu_thread() < team) work(sgcore_cpu_thread(), team);
+    };
+    auto enter = [](void *data) { (*static_cast<decltype(some) *>(data))(); };
+    sgcore_cpu_fork(enter, &some, 0, 0);
 }
 
 // Calls work(thread, threads) in each of at most `threads` threads, and returns when all are done.
