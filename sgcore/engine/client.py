@@ -148,7 +148,7 @@ class CoreProcess:
 
     def serve(self, plan: Plan) -> Frontend:
         """Its frontend; from now on messages are read."""
-        ahead = self._checkpoint and self._checkpoint.get(plan.options)
+        ahead = None if self._checkpoint is None else self._checkpoint.get(plan.options)
         self.frontend = Frontend(plan, self.send, self.close, ahead)
         self._reader = threading.Thread(target=self._read, name="sgcore-receive", daemon=True)
         self._reader.start()
