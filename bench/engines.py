@@ -21,6 +21,7 @@ from ceiling import BITS, weight_bytes
 from harness import OUT, free_port, installed_version
 
 from sgcore.benchmark.client import Client, Reply, Work
+from sgcore.testing.sample import sample_model_path
 
 MODEL = "sample"
 READY_LIMIT_S = 600.0
@@ -148,6 +149,12 @@ class SGCore(Server):
         words = shlex.split(self.arguments)
         form = words[words.index("--quantization") + 1] if "--quantization" in words else "float32"
         return weight_bytes(config, form) if form in BITS else None
+
+
+def forms(folder: Path, arguments: str) -> list[SGCore]:
+    """The exported sample as it is and rounded to 8 and 4 bits, and its own file."""
+    rounded = [SGCore(folder, f"{arguments} --quantization {name}", f"sgcore-{name}") for name in ("int8", "int4")]
+    return [SGCore(folder, arguments), *rounded, SGCore(sample_model_path() or folder, arguments, "sgcore-gguf")]
 
 
 class VllmCpu(Server):

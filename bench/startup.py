@@ -9,20 +9,28 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from engines import SGCore
+from engines import SGCore, forms
+from export_sample import exported
 from harness import OUT, OtherWork, arguments, median, report, wait_idle
 
 from sgcore.benchmark.client import Work
-from sgcore.testing.sample import sample_model_path
 
 IMPORTS = ("sgcore", "sgcore.cli", "sgcore.engine.engine", "sgcore.engine.core", "torch", "transformers")
 PROMPT = Work("The capital of France is", 5, 8)
 
 
-def served(model: Path, asked: Namespace) -> dict[str, Any]:
-    """Seconds from the start of `sgcore serve` to a healthy answer and to the first streamed token."""
-    engine = SGCore(model, asked.sgcore_args)
+def engines(asked: Namespace) -> list[SGCore]:
+    """A model that was named, or the sample in every form."""
+    if asked.model is not None:
+        return [SGCore(asked.model, asked.sgcore_args, asked.model.name)]
+    return forms(exported(), asked.sgcore_args)
+
+
+def served(engine: SGCore, asked: Namespace) -> dict[str, Any]:
+    """Seconds from a warm start of `sgcore serve` to a healthy answer and to the first streamed token."""
     ready, first, others = [], [], []
+    engine.start()
+    engine.close()
     for _ in range(asked.repeats):
         wait_idle(asked.idle_wait)
         with OtherWork() as other:
@@ -33,7 +41,7 @@ def served(model: Path, asked: Namespace) -> dict[str, Any]:
             finally:
                 engine.close()
         others.append(other.percent)
-    row = {"model": model.name, "runs": asked.repeats, "ready_s": median(ready), "first_token_s": median(first)}
+    row = {"engine": engine.name, "runs": asked.repeats, "ready_s": median(ready), "first_token_s": median(first)}
     return row | {"slowest_ready_s": max(ready), "most_other_cpu_percent": max(others)}
 
 
@@ -71,15 +79,14 @@ def imported(runs: int) -> list[dict[str, Any]]:
 
 def main() -> int:
     parser = arguments(__doc__)
-    parser.add_argument("--model", type=Path, default=sample_model_path(), help="the sample by default")
+    parser.add_argument("--model", type=Path, help="by default, the sample: in float32, int8, int4 and as its own file")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--idle-wait", type=float, default=60.0, help="seconds to wait for an idle machine")
-    parser.add_argument("--sgcore-args", default="", help="further flags of `sgcore serve`")
+    parser.add_argument("--sgcore-args", default="--dtype float32", help="further flags of `sgcore serve`")
     asked = parser.parse_args()
-    if asked.model is None:
-        parser.error("the sample model is not installed: give --model")
     OUT.mkdir(exist_ok=True)
-    tables = {"Server": [served(asked.model, asked)], "Fresh processes": imported(asked.repeats)}
+    servers = [served(engine, asked) for engine in engines(asked)]
+    tables = {"Server": servers, "Fresh processes": imported(asked.repeats)}
     report("startup", tables, asked.output)
     return 0
 

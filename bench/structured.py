@@ -26,7 +26,6 @@ from sgcore.api import Constraint
 from sgcore.config import Choices
 from sgcore.constraints.compiler import Compiler
 from sgcore.engine.core import EngineCore
-from sgcore.engine.frontend import load_tokenizer
 from sgcore.engine.messages import FromCore, Output, Outputs, Request, SamplingParams, ToCore, Vocabulary
 from sgcore.errors import ConstraintError
 from sgcore.plugins.plan import Plan
@@ -108,7 +107,7 @@ def make_tokenizer(plan: Plan) -> tuple[Any, str]:
 
     path = sample_model_path()
     assert path is not None, "the sample model is not installed"
-    tokenizer = load_tokenizer(plan, GGUFSource(path))
+    tokenizer = GGUFSource(path).tokenizer()
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary, size = content["model"]["vocab"], int(plan.hf_config["vocab_size"])
     words = [word for word in vocabulary if word.isascii() and len(word) > 2]

@@ -87,14 +87,8 @@ def _resolved(layers: Layers) -> tuple[Plan, CoreProcess]:
     """The plan, by the process that will compute; this one loads what it serves with meanwhile."""
     from sgcore.engine.client import start_planning_core
 
-    threading.Thread(target=_load_server, args=(layers.choices(),), daemon=True).start()
+    threading.Thread(target=import_module, args=("sgcore.server.launch",), daemon=True).start()
     return start_planning_core(layers.choices(), layers.origins)
-
-
-def _load_server(choices: Choices) -> None:
-    import_module("sgcore.server.launch")
-    if not choices.model.skip_tokenizer_init:
-        import_module("transformers")
 
 
 def _explain(plan: Plan) -> int:

@@ -14,14 +14,16 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
 from sgcore.config import Choices
+from sgcore.engine.checkpoint import CheckpointAhead
 from sgcore.engine.frontend import Frontend
-from sgcore.engine.messages import Command, Failed, FromCore, Planned, ToCore
+from sgcore.engine.messages import Command, Failed, Found, FromCore, Planned, ToCore
 from sgcore.errors import LaunchError
 from sgcore.plugins.plan import Plan
 
@@ -87,7 +89,7 @@ class SocketChannel:
                     messages.append(self._decoder.decode(self._incoming.recv(zmq.NOBLOCK)))
         return messages
 
-    def send(self, message: FromCore | Planned) -> None:
+    def send(self, message: FromCore | Found | Planned) -> None:
         self._outgoing.send(self._encoder.encode(message))
 
     def close(self) -> None:
@@ -100,8 +102,8 @@ class SocketChannel:
 class CoreProcess:
     """The frontend's side: starts the process, reads its messages in a thread, notices its death."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        """`given`: what `sgcore.engine.process` reads."""
+    def __init__(self, given: Mapping[str, Any], checkpoint: CheckpointAhead | None = None) -> None:
+        """`given`: what `sgcore.engine.process` reads; `checkpoint`: who wants to know where the checkpoint is."""
         self.folder = tempfile.mkdtemp(prefix="sgcore-")
         os.chmod(self.folder, 0o700)
         context: zmq.Context[Any] = zmq.Context.instance()
@@ -114,6 +116,7 @@ class CoreProcess:
         self._send_lock = threading.Lock()
         self._is_closing = False
         self._reader: threading.Thread | None = None
+        self._checkpoint = checkpoint
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sgcore.engine.process", self.folder], stdin=subprocess.PIPE, text=True
         )
@@ -123,19 +126,30 @@ class CoreProcess:
 
     def planned(self) -> Plan:
         """The plan of a core that was started with choices. Raises `LaunchError` with its reason if it has none."""
-        while not self._incoming.poll(200):
-            if self.process.poll() is not None:
-                raise LaunchError(describe_exit(self.process.returncode))
-        message = msgspec.msgpack.decode(self._incoming.recv(), type=Planned | Failed)
+        message = self._told()
+        if isinstance(message, Found):
+            if self._checkpoint is not None:
+                self._checkpoint.found(message.source, Path(message.path))
+            message = self._told()
         if isinstance(message, Planned):
             return Plan.from_json(message.plan)
+        assert isinstance(message, Failed)
         error = LaunchError(message.message, message.detail, message.exit_code)
         error.add_note(message.trace)
         raise error
 
+    def _told(self) -> Found | Planned | Failed:
+        """The next message of a core that makes a plan."""
+        while not self._incoming.poll(200):
+            if self.process.poll() is not None:
+                raise LaunchError(describe_exit(self.process.returncode))
+        told: Found | Planned | Failed = msgspec.msgpack.decode(self._incoming.recv(), type=Found | Planned | Failed)
+        return told
+
     def serve(self, plan: Plan) -> Frontend:
         """Its frontend; from now on messages are read."""
-        self.frontend = Frontend(plan, self.send, self.close)
+        ahead = None if self._checkpoint is None else self._checkpoint.get(plan.options)
+        self.frontend = Frontend(plan, self.send, self.close, ahead)
         self._reader = threading.Thread(target=self._read, name="sgcore-receive", daemon=True)
         self._reader.start()
         return self.frontend
@@ -206,7 +220,7 @@ def start_planning_core(choices: Choices, origins: Mapping[str, str]) -> tuple[P
     Raises `LaunchError` for anything that the user can mend.
     """
     public = choices.model_dump(exclude={"server": {"api_key"}}, exclude_unset=True)
-    core = CoreProcess({"choices": public, "origins": dict(origins)})
+    core = CoreProcess({"choices": public, "origins": dict(origins)}, CheckpointAhead(choices.public()))
     try:
         plan = core.planned()
     except BaseException:

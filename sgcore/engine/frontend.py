@@ -13,11 +13,11 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from sgcore.engine.checkpoint import Checkpoint, read_checkpoint
 from sgcore.engine.messages import (
     Abort,
     Command,
@@ -43,7 +43,6 @@ from sgcore.plugins.plan import Plan
 from sgcore.tokenizer.detokenizer import Detokenizer
 from sgcore.tokenizer.tokenizer import Tokenizer, end_tokens
 from sgcore.tokenizer.turns import ChatTurns, chat_turns
-from sgcore.weights.folder import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -155,16 +154,23 @@ class Frontend:
     `send` hands a message to the core; whoever receives from the core calls `on_message`.
     """
 
-    def __init__(self, plan: Plan, send: Callable[[ToCore], None], close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        send: Callable[[ToCore], None],
+        close: Callable[[], None],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """`checkpoint`: where it has been read already."""
         self.plan = plan
         self._send, self._close = send, close
-        source = plan.source.load()(plan.path)
-        generation_config = source.generation_config()
+        checkpoint = checkpoint or read_checkpoint(plan.source, plan.path, plan.options)
+        generation_config = checkpoint.generation_config
         self.tokenizer: Tokenizer | None = None
-        if not plan.options["skip_tokenizer_init"]:
+        if checkpoint.tokenizer is not None:
             template = plan.options.get("chat_template")
             text = read_template(template) if template else None
-            self.tokenizer = Tokenizer(load_tokenizer(plan, source), generation_config, text)
+            self.tokenizer = Tokenizer(checkpoint.tokenizer, generation_config, text)
         self.eos_ids = self.tokenizer.eos_ids if self.tokenizer else frozenset(end_tokens(generation_config))
         uses_model = plan.options["sampling_defaults"] == "model"
         self.defaults = sampling_defaults(generation_config) if uses_model else {}
@@ -463,14 +469,3 @@ def sampling_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:
     """What the generation configuration says about sampling; greedy where it says `do_sample: false`."""
     found = {k: generation_config[k] for k in SAMPLING_DEFAULTS if generation_config.get(k) is not None}
     return {k: v for k, v in found.items() if not (k == "top_k" and v == 0)}
-
-
-def load_tokenizer(plan: Plan, source: Any) -> Any:
-    """The tokenizer of `--tokenizer-path`, or the checkpoint's own."""
-    path = plan.options.get("tokenizer_path")
-    if path is None:
-        return source.tokenizer()
-    try:
-        return read_tokenizer(Path(path))
-    except (OSError, ValueError) as error:
-        raise LaunchError(f"--tokenizer-path {path}: {error}", "give the folder of a tokenizer") from error

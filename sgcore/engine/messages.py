@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from sgcore.api import Constraint
+from sgcore.plugins.plan import Driver
 
 TEXT_CONSTRAINTS = ("json_schema", "regex", "ebnf", "structural_tag")
 """Fields of `SamplingParams` whose text is a constraint, and the kinds of `Constraint` beside `choice`."""
@@ -190,6 +191,13 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     exit_code: int = 1
     trace: str = ""
     """The traceback of an error that happened before there was a plan."""
+
+
+class Found(msgspec.Struct, array_like=True, tag="found"):
+    """Where the checkpoint is, from a core that was started with the user's choices and goes on to make the plan."""
+
+    source: Driver
+    path: str
 
 
 class Planned(msgspec.Struct, array_like=True, tag="planned"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import Any
 from sgcore.config import Choices
 from sgcore.engine.client import SocketChannel
 from sgcore.engine.core import run_core
-from sgcore.engine.messages import Failed, Planned
+from sgcore.engine.messages import Failed, Found, Planned
 from sgcore.errors import LaunchError
 from sgcore.plugins.plan import Plan
 from sgcore.plugins.resolve import resolve_aloud
@@ -36,7 +37,9 @@ def main() -> int:
     os.setpgid(0, 0)
     given = json.loads(sys.stdin.read())
     channel = SocketChannel(sys.argv[1])
+    gc.disable()  # importing torch leaves no garbage, and looking for it takes a tenth of the time
     plan = made(given, channel)
+    gc.enable()
     is_fine = False
     if plan is not None:
         level = str(plan.options.get("log_level") or "info").upper()
@@ -51,7 +54,11 @@ def made(given: Mapping[str, Any], channel: SocketChannel) -> Plan | None:
     if "plan" in given:
         return Plan.from_json(given["plan"])
     try:
-        plan = resolve_aloud(Choices.model_validate(given["choices"]), given["origins"])
+        plan = resolve_aloud(
+            Choices.model_validate(given["choices"]),
+            given["origins"],
+            lambda source, path: channel.send(Found(source, str(path))),
+        )
     except LaunchError as error:
         channel.send(Failed(str(error), error.hint, error.exit_code, traceback.format_exc()))
     except Exception as error:

@@ -49,8 +49,8 @@ Rounded = tuple[Tensor, Tensor, Tensor | None]
 
 def round_around_zero(weight: Tensor) -> Rounded:
     """(rows, groups, size) float32 in 8 bits, 128 being 0: values (rows, groups * size), scales (rows, groups)."""
-    scales = _scales(weight.abs().amax(2) / 127)
-    values = (weight / scales.unsqueeze(2)).round().clamp(-128, 127) + 128
+    scales = _scales(torch.maximum(weight.amax(2), -weight.amin(2)) / 127)
+    values = (weight / scales.unsqueeze(2)).round_().clamp_(-128, 127).add_(128)
     return values.to(torch.uint8).flatten(1), scales, None
 
 
@@ -59,7 +59,7 @@ def round_between(weight: Tensor) -> Rounded:
     least, largest = weight.amin(2).clamp(max=0), weight.amax(2).clamp(min=0)
     scales = _scales((largest - least) / 15)
     zeros = (-least / scales).round().clamp(0, 15)
-    values = ((weight / scales.unsqueeze(2)).round() + zeros.unsqueeze(2)).clamp(0, 15)
+    values = (weight / scales.unsqueeze(2)).round_().add_(zeros.unsqueeze(2)).clamp_(0, 15)
     return values.to(torch.uint8).flatten(1), scales, zeros.to(torch.uint8)
 
 

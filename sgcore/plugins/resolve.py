@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,31 @@ from sgcore.plugins.offers import offered_platform
 from sgcore.plugins.plan import Decision, Driver, Plan
 from sgcore.plugins.settings import PluginOptionParser, apply_defaults, plugin_values
 
+Found = Callable[[Driver, Path], None]
+"""Takes the weight source and the checkpoint's path."""
+
 
 def resolve(
     choices: Choices,
     origins: Mapping[str, str] | None = None,
     installed: Installed | None = None,
     hooks: Hooks | None = None,
+    found: Found | None = None,
 ) -> Plan:
     """Decide everything before a weight is read. `origins`: who said each option, for the record.
 
+    `found` is told where the checkpoint is and what reads it, before the model's and the device's code is imported.
     Raises LaunchError for anything that the user can mend.
     """
     installed = installed or Installed.read()
     hooks = hooks or load_hooks(choices.plugins, installed)
-    return _Resolution(choices, installed, hooks).plan(origins or {})
+    return _Resolution(choices, installed, hooks, found).plan(origins or {})
 
 
-def resolve_aloud(choices: Choices, origins: Mapping[str, str]) -> Plan:
+def resolve_aloud(choices: Choices, origins: Mapping[str, str], found: Found | None = None) -> Plan:
     """As `resolve`; plugins that take no part, though nobody disabled them, are named on stderr."""
     hooks = load_hooks(choices.plugins)
-    plan = resolve(choices, origins, hooks=hooks)
+    plan = resolve(choices, origins, hooks=hooks, found=found)
     for plugin in hooks.disabled:
         if plugin.name not in choices.plugins.disable_plugin:
             print(
@@ -58,8 +63,9 @@ ANY_MODEL = "install the plugin that provides it, or one for any architecture: p
 class _Resolution:
     """The decisions of one plan, each made once and recorded."""
 
-    def __init__(self, choices: Choices, installed: Installed, hooks: Hooks) -> None:
+    def __init__(self, choices: Choices, installed: Installed, hooks: Hooks, found: Found | None) -> None:
         self.choices = choices
+        self.found = found
         self.installed = installed
         self.hooks = hooks
         self.decisions: list[Decision] = []
@@ -101,6 +107,8 @@ class _Resolution:
     def _checkpoint(self, path: Path) -> tuple[Driver, WeightSource]:
         name, by = select_source(path, self.choices.model.load_format, self.hooks, self.installed)
         driver = self._find("weights", name, by)
+        if self.found is not None:
+            self.found(driver, path)
         return driver, open_source(driver, path)
 
     def _model(self, hf_config: Mapping[str, Any]) -> tuple[Driver, type[Model]]:

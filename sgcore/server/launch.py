@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -119,6 +120,7 @@ class CoreServer(uvicorn.Server):
             self._frontend.wait_ready()
             self.service.attach(self._frontend)
             gc.freeze()  # or a full collection visits every object of the libraries, and all streams wait for it
+            give_back()
             announce(self._frontend, self.service, self.port)
         except BaseException as error:
             self.start_error = error
@@ -156,6 +158,13 @@ class CoreServer(uvicorn.Server):
         if self._frontend is not None:
             self._frontend.close()
         self._ended.set()
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library keeps it: reading a tokenizer leaves 30 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def announce(frontend: Any, service: Service, port: int) -> None:

@@ -70,7 +70,7 @@ def test_parsing(tmp_path: Path) -> None:
     assert all(0 < row["us_a_token"] <= row["slowest_us"] for row in rows) and "transformers_us" in printed
 
 
-@pytest.mark.parametrize("script", ["cpu", "startup", "export_sample", "structured", "lang", "quality"])
+@pytest.mark.parametrize("script", ["cpu", "startup", "memory", "export_sample", "structured", "lang", "quality"])
 def test_help(script: str) -> None:
     done = subprocess.run([sys.executable, BENCH / f"{script}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "usage:" in done.stdout

@@ -53,7 +53,9 @@ def unpack_scales(scales: Tensor, zeros: Tensor | None) -> tuple[Tensor, Tensor 
 def _panels(numbers: Tensor) -> Tensor:
     """(rows, n) as panels (n, ROWS), and one of fewer rows for those that are left."""
     whole = len(numbers) // ROWS * ROWS
-    panels = numbers[:whole].view(-1, ROWS, numbers.shape[1]).transpose(1, 2)
+    panels = numbers[:whole].view(-1, ROWS, numbers.shape[1]).transpose(1, 2).contiguous()
+    if whole == len(numbers):
+        return panels.view(numbers.shape)
     return torch.cat((panels.flatten(), numbers[whole:].T.flatten())).view(numbers.shape)
 
 

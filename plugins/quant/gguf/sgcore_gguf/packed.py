@@ -63,7 +63,11 @@ def _half(blocks: Array, at: int) -> Array:
 
 def _nibbles(raw: Array) -> Array:
     """Half a block's numbers are in the low bits, then the others in the high ones."""
-    return np.concatenate((raw & 15, raw >> 4), axis=-1)
+    *blocks, size = raw.shape
+    numbers = np.empty((*blocks, 2 * size), np.uint8)
+    np.bitwise_and(raw, 15, out=numbers[..., :size])
+    np.right_shift(raw, 4, out=numbers[..., size:])
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def packed_tensors(raw: Array, info: TensorInfo) -> Mapping[str, Array]:
     if added is None:
         return {"values": values, "scales": scales}
     is_flat = scales == 0
-    scales = np.where(is_flat, np.float32(1), scales)
-    values = np.where(np.repeat(is_flat, GROUP, axis=1), np.uint8(0), values)
+    if is_flat.any():
+        scales = np.where(is_flat, np.float32(1), scales)
+        values = np.where(np.repeat(is_flat, GROUP, axis=1), np.uint8(0), values)
     return {"values": values, "scales": scales, "zeros": -added / scales}
