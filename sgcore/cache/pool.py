@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from math import prod
 
 import numpy as np
@@ -33,7 +34,12 @@ class KVPool:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on the host they take memory only once they are written to (calloc)."""
-    if device.type != "cpu":
+    """Zeros; on the host they take memory only once they are written to, a small page at a time.
+
+    Huge ones, which numpy would ask for, are zeroed for each layer when a prompt comes.
+    """
+    size = prod(shape) * dtype.itemsize
+    if device.type != "cpu" or not size or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+    mapped = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.from_numpy(np.frombuffer(mapped, np.uint8)).view(dtype).view(shape)
