@@ -64,10 +64,8 @@ template <class T, class C> struct Worker {
         totals = peaks + MOST_QUERIES;
     }
 
-    const C *at(const C *pool, int64_t key) const {
-        int64_t page = pages[key / a.page_tokens];
-        return pool + (page * a.page_tokens + key % a.page_tokens) * stride + kv_head * key_size;
-    }
+    // Scores of a step in whole vectors.
+    static int64_t whole(int64_t count) { return (count + WIDTH - 1) / WIDTH * WIDTH; }
 
     Floats read(const C *from, int64_t place) const {
         if constexpr (HAS_SCALES<C>) return load(from + place) * scale_of(from, head_dim);
@@ -83,9 +81,14 @@ template <class T, class C> struct Worker {
     SGCORE_INLINE Rows rows_at(const C *pool, int64_t key, int64_t begin, int64_t count) const {
         Rows found;
         float scales[WIDTH];
+        int64_t page = (key + begin) / a.page_tokens, offset = (key + begin) % a.page_tokens;
         for (int64_t i = 0; i < WIDTH; ++i) {
-            found.at[i] = at(pool, key + (begin + i < count ? begin + i : count - 1));
+            found.at[i] = pool + (pages[page] * a.page_tokens + offset) * stride + kv_head * key_size;
             scales[i] = scale_of(found.at[i], head_dim);
+            if (begin + i + 1 < count && ++offset == a.page_tokens) {
+                offset = 0;
+                ++page;
+            }
         }
         found.scales = load(scales);
         return found;
@@ -104,7 +107,7 @@ template <class T, class C> struct Worker {
                 add_in_place(rows, key, count);
             } else {
                 copy(key, count);
-                multiply<float>(rows, KEYS, {head_dim, queries, head_dim, keys, KEYS, scores, KEYS, false});
+                multiply<float>(rows, whole(count), {head_dim, queries, head_dim, keys, KEYS, scores, KEYS, false});
                 weigh(piece, rows, key, count);
                 multiply<float>(rows, head_dim, {count, scores, KEYS, values, head_dim, result, head_dim, true});
             }
@@ -143,7 +146,8 @@ template <class T, class C> struct Worker {
         if constexpr (HAS_SCALES<C>) scale_scores(rows, key, count);
         for (int64_t done = 0; done < count;) {
             int64_t left = a.page_tokens - (key + done) % a.page_tokens, run = left < count - done ? left : count - done;
-            const C *v = at(a.values, key + done);
+            int64_t page = pages[(key + done) / a.page_tokens];
+            const C *v = a.values + ((page + 1) * a.page_tokens - left) * stride + kv_head * key_size;
             multiply<C>(rows, head_dim, {run, scores + done, KEYS, v, stride, result, head_dim, true});
             done += run;
         }
@@ -162,45 +166,44 @@ template <class T, class C> struct Worker {
 
     // Keys (head_dim, KEYS) and values (KEYS, head_dim) of a step; keys that there aren't are 0.
     void copy(int64_t key, int64_t count) {
-        for (int64_t begin = 0; begin < KEYS; begin += WIDTH) {
+        for (int64_t begin = 0; begin < count; begin += WIDTH) {
+            Rows k = rows_at(a.keys, key, begin, count), v = rows_at(a.values, key, begin, count);
+            int64_t here = count - begin < WIDTH ? count - begin : WIDTH;
             for (int64_t d = 0; d < head_dim; d += WIDTH) {
                 Floats block[WIDTH] = {};
-                for (int i = 0; i < WIDTH; ++i)
-                    if (begin + i < count) block[i] = read(at(a.keys, key + begin + i), d);
+                for (int i = 0; i < here; ++i) block[i] = read(k.at[i], d);
                 transpose_from<1>(block);
                 for (int i = 0; i < WIDTH; ++i) store(keys + (d + i) * KEYS + begin, block[i]);
+                for (int i = 0; i < here; ++i) store(values + (begin + i) * head_dim + d, read(v.at[i], d));
             }
-        }
-        for (int64_t i = 0; i < count; ++i) {
-            const C *v = at(a.values, key + i);
-            for (int64_t d = 0; d < head_dim; d += WIDTH) store(values + i * head_dim + d, read(v, d));
         }
     }
 
     // Scores become weights relative to the largest so far; what was summed before is brought to the same measure.
     void weigh(const Piece &piece, int64_t rows, int64_t key, int64_t count) {
+        int64_t size = whole(count);
         for (int64_t row = 0; row < rows; ++row) {
             int64_t limit = a.limits[piece.first + row / group];
             int64_t begin = a.window && limit - a.window > key ? limit - a.window - key : 0;
             int64_t end = limit - key < count ? limit - key : count;
             float *s = scores + row * KEYS;
             if (end <= begin) {
-                for (int64_t i = 0; i < KEYS; ++i) s[i] = 0;
+                for (int64_t i = 0; i < size; ++i) s[i] = 0;
                 continue;
             }
             const float nothing = -__builtin_inff();
             for (int64_t i = 0; i < begin; ++i) s[i] = nothing;
-            for (int64_t i = end; i < KEYS; ++i) s[i] = nothing;
-            weigh_row(row, s);
+            for (int64_t i = end; i < size; ++i) s[i] = nothing;
+            weigh_row(row, s, size);
         }
     }
 
-    void weigh_row(int64_t row, float *s) {
+    void weigh_row(int64_t row, float *s, int64_t size) {
         Floats peak = load(s);
-        for (int64_t i = WIDTH; i < KEYS; i += WIDTH) peak = larger(load(s + i), peak);
+        for (int64_t i = WIDTH; i < size; i += WIDTH) peak = larger(load(s + i), peak);
         float before = peaks[row], now = most(peak) > before ? most(peak) : before;
         Floats total{};
-        for (int64_t i = 0; i < KEYS; i += WIDTH) {
+        for (int64_t i = 0; i < size; i += WIDTH) {
             Floats weight = exponential(load(s + i) - now);
             store(s + i, weight);
             total += weight;
