@@ -109,6 +109,11 @@ def chosen_level() -> str:
     return asked
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether products in bfloat16 are much faster than those in float32."""
+    return not os.environ.get(LEVEL) and usable_levels()[-1:] == ("amx",)
+
+
 @cache
 def open_library(level: str) -> Library | None:
     """The library at a level; None for `OFF`: torch computes everything."""

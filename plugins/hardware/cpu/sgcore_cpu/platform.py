@@ -14,7 +14,8 @@ from sgcore.kernels import Kernels
 from sgcore.plugins.plan import Plan
 from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
-from sgcore_cpu.library import OFF, chosen_level
+from sgcore_cpu.library import OFF, chosen_level, multiplies_bfloat16
+from sgcore_cpu.nodes import interleave
 from sgcore_cpu.pages import move_to_huge_pages
 from sgcore_cpu.tape import recorded
 
@@ -30,7 +31,7 @@ class CpuPlatform(Platform):
 
     name = "cpu"
     device_type = "cpu"
-    dtypes = ("float32", "float64")
+    dtypes = ("float32", "float64", "bfloat16") if multiplies_bfloat16() else ("float32", "float64")
     default_attention = "cpu_native"
     memory_share = 0.4
     graph_rows = 8
@@ -43,6 +44,7 @@ class CpuPlatform(Platform):
         return super().create_runner(plan)
 
     def initialise(self, rank: int) -> torch.device:
+        interleave()
         torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)
         _set_allocator(mapped_from=LARGE_BYTES)

@@ -54,11 +54,10 @@ template <int TOKENS> SGCORE_INLINE void multiply_some_bfloats(int64_t count, co
 
 inline void linear_bfloats(const BFloatLinear &l, int64_t threads) {
     int64_t blocks = (l.tokens + MOST_TOKENS - 1) / MOST_TOKENS;
-    in_parallel(threads_for(l.to.rows * l.in / 4, threads), [&](int thread, int team) {
-        Share mine = share(l.to.rows / ROWS, thread, team);
+    in_panels(l.to.rows / ROWS, l.tokens, threads_for(l.to.rows * l.in / 4, threads), [&](Share mine) {
         for (int64_t panel = mine.begin; panel < mine.end; ++panel)
             for (int64_t block = 0; block < blocks; ++block) {
-                Share tokens = share(l.tokens, int(block), int(blocks));
+                Share tokens = share(l.tokens, block, blocks);
                 multiply_some_bfloats<MOST_TOKENS>(tokens.end - tokens.begin, l, panel, tokens.begin);
             }
     });

@@ -139,7 +139,7 @@ template <int BITS, class T>
 void multiply_tokens(const IntegerWeight &w, int64_t panel, const Inputs &x, int64_t row, const Result<T> &to) {
     int64_t blocks = (x.tokens + MOST_TOKENS - 1) / MOST_TOKENS;
     for (int64_t block = 0; block < blocks; ++block) {
-        Share mine = share(x.tokens, int(block), int(blocks));
+        Share mine = share(x.tokens, block, blocks);
         multiply_some<BITS, MOST_TOKENS>(mine.end - mine.begin, w, panel, x, mine.begin, row, to);
     }
 }
@@ -162,12 +162,11 @@ inline IntegerWeight widened_rest(const IntegerWeight &w, uint8_t *scratch) {
 
 template <int BITS, class T>
 void multiply_all(const IntegerWeight &w, const Inputs &x, const Result<T> &to, uint8_t *scratch, int64_t threads) {
-    int64_t whole = w.rows / ROWS;
-    in_parallel(threads_for(w.rows * w.in / 4, threads), [&](int thread, int team) {
-        Share mine = share(whole, thread, team);
-        for (int64_t panel = mine.begin; panel < mine.end; ++panel) multiply_tokens<BITS>(w, panel, x, panel * ROWS, to);
-        if (thread == team - 1 && w.rows % ROWS)
-            multiply_tokens<BITS>(widened_rest(w, scratch), 0, x, whole * ROWS, to);
+    int64_t whole = w.rows / ROWS, panels = (w.rows + ROWS - 1) / ROWS;
+    in_panels(panels, x.tokens, threads_for(w.rows * w.in / 4, threads), [&](Share mine) {
+        for (int64_t panel = mine.begin; panel < mine.end; ++panel)
+            if (panel < whole) multiply_tokens<BITS>(w, panel, x, panel * ROWS, to);
+            else multiply_tokens<BITS>(widened_rest(w, scratch), 0, x, panel * ROWS, to);
     });
 }
 

@@ -53,7 +53,7 @@ template <int VECTORS, class B> void multiply_columns(int64_t rows, Product<B> p
     constexpr int most = MOST_SUMS / VECTORS > 12 ? 12 : MOST_SUMS / VECTORS;
     int64_t blocks = (rows + most - 1) / most;
     for (int64_t block = 0; block < blocks; ++block) {
-        Share here = share(rows, int(block), int(blocks));
+        Share here = share(rows, block, blocks);
         Product<B> part = p;
         part.a += here.begin * p.a_row;
         part.c += here.begin * p.c_row;
@@ -108,8 +108,7 @@ inline void linear_panel(const PackedLinear &p, int64_t panel) {
 }
 
 inline void linear_panels(const PackedLinear &p, int64_t threads) {
-    in_parallel(threads, [&](int thread, int team) {
-        Share mine = share(p.rows / PANEL, thread, team);
+    in_panels(p.rows / PANEL, p.tokens, threads, [&](Share mine) {
         for (int64_t panel = mine.begin; panel < mine.end; ++panel) linear_panel(p, panel);
     });
 }

@@ -29,6 +29,15 @@ extern thread_local const SgcoreCpuMember *sgcore_cpu_member;
 
 namespace SGCORE_LEVEL {
 
+struct Share {
+    int64_t begin, end;
+};
+
+// One of `parts` parts of `count` things that are nearly equal.
+inline Share share(int64_t count, int64_t part, int64_t parts) {
+    return {count * part / parts, count * (part + 1) / parts};
+}
+
 // All threads that the caller may have are forked, as for torch: GNU's runtime ends those that a smaller team leaves
 // over, and the next larger one starts them anew.
 template <class Work> void fork(int64_t threads, const Work &work) {
@@ -63,13 +72,13 @@ template <class Work> void in_turns(int64_t count, int64_t threads, const Work &
     });
 }
 
-struct Share {
-    int64_t begin, end;
-};
+constexpr int64_t MANY_TOKENS = 8, PARTS_A_THREAD = 8;
 
-// The thread's part of `count` things.
-inline Share share(int64_t count, int thread, int threads) {
-    return {count * thread / threads, count * (thread + 1) / threads};
+// Calls work(share) for parts of a weight's `panels`. With many tokens a part takes long, and threads take small ones in turns:
+// one whose core does something else for a while gets fewer. With few, one long run for each is read fastest.
+template <class Work> void in_panels(int64_t panels, int64_t tokens, int64_t threads, const Work &work) {
+    int64_t wanted = tokens < MANY_TOKENS ? threads : threads * PARTS_A_THREAD, parts = wanted < panels ? wanted : panels;
+    in_turns(parts, threads, [&](int64_t part, int) { work(share(panels, part, parts)); });
 }
 
 }  // namespace SGCORE_LEVEL
