@@ -8,6 +8,7 @@ namespace SGCORE_LEVEL {
 
 constexpr int MOST_VECTORS = REGISTERS == 32 ? 4 : 2;
 constexpr int MOST_SUMS = REGISTERS == 32 ? 24 : 12;
+constexpr int MOST_ROWS = 8;        // There are no registers for the addresses of more.
 constexpr int PANEL = 32;           // Rows of a weight that are packed together.
 constexpr int64_t PANEL_STEP = 1024;  // Input features of a panel that stay in the second cache: 128 KiB.
 
@@ -50,7 +51,7 @@ template <int ROWS, int VECTORS, class B> SGCORE_INLINE void multiply_rows(int r
 
 // Rows in blocks of nearly the same size.
 template <int VECTORS, class B> void multiply_columns(int64_t rows, Product<B> p) {
-    constexpr int most = MOST_SUMS / VECTORS > 12 ? 12 : MOST_SUMS / VECTORS;
+    constexpr int most = MOST_SUMS / VECTORS > MOST_ROWS ? MOST_ROWS : MOST_SUMS / VECTORS;
     int64_t blocks = (rows + most - 1) / most;
     for (int64_t block = 0; block < blocks; ++block) {
         Share here = share(rows, block, blocks);
