@@ -22,31 +22,33 @@ from torch import Tensor
 from sgcore.kernels import Kernels
 from sgcore_cpu.kernels import CpuKernels
 from sgcore_cpu.library import chosen_level
+from sgcore_cpu.pages import move_to_huge_pages
 
 SHAPES = "960x576,3072x576,576x1536,49152x576,8192x2048,3072x3072"
 COLD_BYTES = 96 << 20
 """More than the last cache."""
 DRAWN_ROWS, DEVIATIONS, VOCABULARY = (1, 32), (1, 4), 49152
 REPEATS = 20
-Product = Callable[[Tensor], Any]
+Product = tuple[list[Tensor], int, Callable[[Tensor], Any]]
+"""Weights, their bytes, and what multiplies with them."""
 
 
-def floats(kernels: Kernels, rows: int, size: int, dtype: torch.dtype) -> tuple[int, Product]:
+def floats(kernels: Kernels, rows: int, size: int, dtype: torch.dtype) -> Product:
     weight = kernels.pack((torch.randn(rows, size) / size**0.5).to(dtype))
-    return rows * size * dtype.itemsize, lambda x: kernels.linear(x, weight)
+    return [weight], rows * size * dtype.itemsize, lambda x: kernels.linear(x, weight)
 
 
-def integers(kernels: Kernels, rows: int, size: int, bits: int, group: int, has_zeros: bool) -> tuple[int, Product]:
+def integers(kernels: Kernels, rows: int, size: int, bits: int, group: int, has_zeros: bool) -> Product:
     """As weights that are rounded at start."""
     kernels = kernels.for_rounded_weights()
     weight = kernels.pack_int(torch.randint(0, 1 << bits, (rows, size), dtype=torch.uint8), bits)
     given = torch.randint(0, 1 << bits, (rows, size // group), dtype=torch.uint8) if has_zeros else None
     scales, zeros = kernels.pack_scales((torch.rand(rows, size // group) / size**0.5).half(), given, bits)
-    moved = sum(x.nbytes for x in (weight, scales, zeros) if x is not None)
-    return moved, lambda x: kernels.linear_int(x, weight, scales, zeros, bits)
+    weights = [x for x in (weight, scales, zeros) if x is not None]
+    return weights, sum(x.nbytes for x in weights), lambda x: kernels.linear_int(x, weight, scales, zeros, bits)
 
 
-KINDS: dict[str, Callable[[Kernels, int, int], tuple[int, Product]]] = {
+KINDS: dict[str, Callable[[Kernels, int, int], Product]] = {
     "float32": partial(floats, dtype=torch.float32),
     "bfloat16": partial(floats, dtype=torch.bfloat16),
     "int8": partial(integers, bits=8, group=64, has_zeros=False),
@@ -71,15 +73,16 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     made = {level: [KINDS[kind](kernels, *shape)] for level, kernels in levels.items()}
     for level, kernels in levels.items():
-        made[level] += [KINDS[kind](kernels, *shape) for _ in range(COLD_BYTES // made[level][0][0])]
+        made[level] += [KINDS[kind](kernels, *shape) for _ in range(COLD_BYTES // made[level][0][1])]
+        move_to_huge_pages(weight for weights, *_ in made[level] for weight in weights)
     copies = max(map(len, made.values()))
     for tokens in counts:
         x = torch.randn(tokens, shape[1])
         if kind == "bfloat16":
             x = x.bfloat16()
-        calls = {level: cycle([partial(multiply, x) for _, multiply in each]) for level, each in made.items()}
+        calls = {level: cycle([partial(multiply, x) for *_, multiply in each]) for level, each in made.items()}
         for level, taken in best_s(calls, max(REPEATS, 2 * copies) if tokens < 32 else REPEATS).items():
-            moved, flop = made[level][0][0], 2 * tokens * shape[0] * shape[1]
+            moved, flop = made[level][0][1], 2 * tokens * shape[0] * shape[1]
             line = {
                 "out x in": "x".join(map(str, shape)),
                 "kind": kind,
