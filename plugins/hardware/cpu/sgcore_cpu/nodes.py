@@ -1,4 +1,4 @@
-"""Memory of several NUMA nodes: pages alternate between those whose cores the process uses, so that all of them are read."""
+"""Memory of several NUMA nodes: pages alternate between those whose cores are used, so that all of them are read."""
 
 from __future__ import annotations
 

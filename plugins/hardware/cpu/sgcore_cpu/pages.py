@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -20,14 +22,17 @@ def move_to_huge_pages(tensors: Iterable[Tensor]) -> None:
     Those of less than a page in all stay where they are, and so do layouts with gaps.
     """
     movable = [tensor for tensor in tensors if tensor.layout == torch.strided and _is_dense(tensor)]
-    memory = _huge_pages(sum(_aligned(tensor.nbytes) for tensor in movable))
+    ends = list(accumulate((_aligned(tensor.nbytes) for tensor in movable), initial=0))
+    memory = _huge_pages(ends[-1])
     if memory is None:
         return
-    begin = 0
-    for tensor in movable:
+
+    def move(tensor: Tensor, begin: int) -> None:
         place = memory[begin : begin + tensor.nbytes].view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
         tensor.data = place.copy_(tensor.data)
-        begin += _aligned(place.nbytes)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the kernel zeroes a page for whoever touches it first
+        list(pool.map(move, movable, ends[:-1]))
 
 
 def _is_dense(tensor: Tensor) -> bool:
