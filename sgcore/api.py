@@ -202,11 +202,15 @@ class Platform(ABC):
         """Make the device ready in this process: threads, context, streams."""
 
     def weights_loaded(self, weights: Sequence[Tensor]) -> None:
-        """Called once, with what the products of every step read, when all of it is loaded and repacked.
-
-        A platform may let the tensors' data lie elsewhere.
-        """
+        """Called once, with what the products of every step read, when all of it is loaded and repacked."""
         return None
+
+    def settle(self) -> bool:
+        """Between steps, and where there are none: bring some of the weights to where they are read faster.
+
+        False: they stay where they are from now on. No step is captured before.
+        """
+        return False
 
     @abstractmethod
     def memory(self) -> Memory: ...

@@ -61,6 +61,7 @@ class ModelRunner(Runner):
         ahead = plan.options.get("run_ahead")
         self.run_ahead = platform.run_ahead if ahead is None else int(ahead)
         self._pages = 0
+        self._is_settled = False
         self._prompt_wants: dict[int, tuple[int, int]] = {}
 
     @property
@@ -176,6 +177,7 @@ class ModelRunner(Runner):
 
     @torch.inference_mode()
     def launch(self, step: StepPlan) -> Pending:
+        self._settle()
         self.inputs.begin()
         self._apply(step)
         work = self._prepare(step, self._size(step))
@@ -187,6 +189,9 @@ class ModelRunner(Runner):
             for pool in self.pool.tensors():
                 self.kernels.copy_pages(pool, *copies)
         return self._read_back(step, work, self._compute(work))
+
+    def _settle(self) -> None:
+        self._is_settled = self._is_settled or not self.platform.settle()
 
     def _apply(self, step: StepPlan) -> None:
         for row in step.left:
@@ -200,7 +205,10 @@ class ModelRunner(Runner):
 
     @torch.inference_mode()
     def warm_up(self) -> bool:
-        """Compile and capture the next size of step, on padding's row."""
+        """Settle, then compile and capture the next size of step, on padding's row."""
+        self._settle()
+        if not self._is_settled:
+            return True
         awaited = self.graphs.next_awaited()
         if awaited is None:
             return False
@@ -223,7 +231,7 @@ class ModelRunner(Runner):
     def _size(self, step: StepPlan) -> StaticSize | None:
         """Of the graph that computes the step; one that gives logprobs of a prompt has none."""
         wants_prompt = any(chunk.row in self._prompt_wants for chunk in step.chunks)
-        return None if wants_prompt else self.graphs.size(step)
+        return self.graphs.size(step) if self._is_settled and not wants_prompt else None
 
     def _prepare(self, step: StepPlan, size: StaticSize | None) -> Work:
         """The host's part: everything that a step needs is put into its inputs."""

@@ -78,3 +78,16 @@ def test_a_platform_that_captures_few_rows_waits_for_them() -> None:
     assert graphs.size(StepPlan(0, decode=list(range(5)))) == StaticSize(8, 0, 0)
     assert graphs.size(StepPlan(0, decode=list(range(9)))) is None
     assert graphs.size(StepPlan(0, chunks=[ChunkPlan(0, 0, 3, True)])) is None
+
+
+def test_nothing_is_captured_before_weights_have_settled(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [True, True, False]
+    monkeypatch.setattr(runner.platform, "settle", lambda: left.pop(0))
+    monkeypatch.setattr(runner, "_is_settled", False)
+    step = StepPlan(0, decode=[0])
+    assert runner._size(step) is None
+    for _ in range(2):
+        runner._settle()
+        assert runner._size(step) is None
+    runner._settle()
+    assert runner._size(step) is not None and not left

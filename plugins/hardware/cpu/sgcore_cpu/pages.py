@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -14,25 +13,60 @@ from torch import Tensor
 HUGE_PAGE = 2 << 20
 ALIGNMENT = 64
 """Bytes: the widest vector."""
+SLICE_BYTES = 32 << 20
+"""Moved at a time."""
 
 
-def move_to_huge_pages(tensors: Iterable[Tensor]) -> None:
-    """Let the tensors' data lie one behind another in memory that the kernel is asked to back with huge pages.
+class Moving:
+    """Lets tensors' data lie one behind another in memory that the kernel is asked to back with huge pages.
 
     Those of less than a page in all stay where they are, and so do layouts with gaps.
     """
-    movable = [tensor for tensor in tensors if tensor.layout == torch.strided and _is_dense(tensor)]
-    ends = list(accumulate((_aligned(tensor.nbytes) for tensor in movable), initial=0))
-    memory = _huge_pages(ends[-1])
-    if memory is None:
-        return
 
-    def move(tensor: Tensor, begin: int) -> None:
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        movable = [tensor for tensor in tensors if tensor.layout == torch.strided and _is_dense(tensor)]
+        memory = _huge_pages(sum(_aligned(tensor.nbytes) for tensor in movable))
+        self._slices = iter([]) if memory is None else _slices(movable, memory)
+
+    def some(self) -> bool:
+        """Move a few tensors; False: there were none left."""
+        for pairs in self._slices:
+            with ThreadPoolExecutor(
+                torch.get_num_threads()
+            ) as pool:  # the kernel zeroes a page for who touches it first
+                list(pool.map(_move, pairs))
+            return True
+        return False
+
+
+def move_to_huge_pages(tensors: Iterable[Tensor]) -> None:
+    """Move all of them at once."""
+    moving = Moving(tensors)
+    while moving.some():
+        pass
+
+
+Pair = tuple[Tensor, Tensor]
+"""A tensor and where its data shall lie."""
+
+
+def _slices(tensors: list[Tensor], memory: Tensor) -> Iterator[list[Pair]]:
+    begin, slice_end = 0, SLICE_BYTES
+    found: list[Pair] = []
+    for tensor in tensors:
         place = memory[begin : begin + tensor.nbytes].view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
-        tensor.data = place.copy_(tensor.data)
+        found.append((tensor, place))
+        begin += _aligned(tensor.nbytes)
+        if begin >= slice_end:
+            yield found
+            found, slice_end = [], begin + SLICE_BYTES
+    if found:
+        yield found
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the kernel zeroes a page for whoever touches it first
-        list(pool.map(move, movable, ends[:-1]))
+
+def _move(pair: Pair) -> None:
+    tensor, place = pair
+    tensor.data = place.copy_(tensor.data)
 
 
 def _is_dense(tensor: Tensor) -> bool:

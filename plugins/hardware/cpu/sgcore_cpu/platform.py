@@ -16,7 +16,7 @@ from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
 from sgcore_cpu.library import OFF, chosen_level, multiplies_bfloat16
 from sgcore_cpu.nodes import interleave
-from sgcore_cpu.pages import move_to_huge_pages
+from sgcore_cpu.pages import Moving
 from sgcore_cpu.tape import recorded
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -38,6 +38,7 @@ class CpuPlatform(Platform):
 
     def __init__(self) -> None:
         self.threads = usable_cores()
+        self._moving = Moving(())
 
     def create_runner(self, plan: Plan) -> Runner:
         self.threads = int(plan.options["threads"] or self.threads)
@@ -51,8 +52,12 @@ class CpuPlatform(Platform):
         return torch.device("cpu")
 
     def weights_loaded(self, weights: Sequence[Tensor]) -> None:
-        move_to_huge_pages(weights)
+        self._moving = Moving(weights)
         _set_allocator(mapped_from=32 << 20)
+
+    @torch.inference_mode(False)
+    def settle(self) -> bool:
+        return self._moving.some()
 
     def memory(self) -> Memory:
         """Bytes from /proc/meminfo, bounded by the control group's limit."""

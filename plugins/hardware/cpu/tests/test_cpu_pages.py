@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgcore_cpu.pages import ALIGNMENT, HUGE_PAGE, move_to_huge_pages
+from sgcore_cpu.pages import ALIGNMENT, HUGE_PAGE, SLICE_BYTES, Moving, move_to_huge_pages
 
 
 def advised() -> list[range]:
@@ -33,6 +33,17 @@ def test_weights_move_with_their_layout() -> None:
         assert weight.data_ptr() % ALIGNMENT == 0
         assert any(weight.data_ptr() in memory for memory in advised())
     assert weights[0].data_ptr() % HUGE_PAGE == 0
+
+
+def test_they_move_slice_by_slice() -> None:
+    weights = [torch.full((SLICE_BYTES // 8,), float(number)) for number in range(5)]
+    places = [weight.data_ptr() for weight in weights]
+    moving = Moving(weights)
+    moved = []
+    while moving.some():
+        moved.append(sum(weight.data_ptr() != place for weight, place in zip(weights, places, strict=True)))
+    assert moved == [2, 4, 5]
+    assert all(torch.all(weight == number) for number, weight in enumerate(weights))
 
 
 @pytest.mark.parametrize(
