@@ -30,13 +30,13 @@ class Moving:
 
     def some(self) -> bool:
         """Move a few tensors; False: there were none left."""
-        for pairs in self._slices:
-            with ThreadPoolExecutor(
-                torch.get_num_threads()
-            ) as pool:  # the kernel zeroes a page for who touches it first
-                list(pool.map(_move, pairs))
-            return True
-        return False
+        pairs = next(self._slices, None)
+        if pairs is None:
+            return False
+        # Most of the time goes into zeroing pages, which the kernel does for whoever touches them first.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(_move, pairs))
+        return True
 
 
 def move_to_huge_pages(tensors: Iterable[Tensor]) -> None:

@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sgcore_cpu.library import Function, chosen_level, open_library, recording, replay
+from sgcore_cpu.library import Function, Library, chosen_level, open_library, recording, replay
 
 EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 UNKNOWN = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 INDEXING = {torch.ops.aten.index.Tensor}
 """Of known shape, but for indices that are masks."""
 ZEROS = ("zeros", "zeros_like", "new_zeros")
-Rows = tuple[Tensor, Tensor]
-"""A matrix, or a vector, and the places (rows,) of some of its rows."""
+Rows = tuple[Tensor, Tensor | None]
+"""A matrix, or a vector, and the places (rows,) of some of its rows; None: all of them."""
 
 
 class _Call(ctypes.Structure):
@@ -73,8 +73,8 @@ class Tape(TorchDispatchMode):
             made[0].zero_()
         elif name in ZEROS:
             self._zeros[_storage(made[0])] = made[0]
-        elif fresh and (rows := _rows_read(func, args)) is not None and self.library is not None:
-            self._copy_rows((fresh[0], None), rows)
+        elif fresh and self.library is not None and (rows := _rows_read(func, args)) is not None:
+            _copy_rows(self.library, (fresh[0], None), rows)
         elif fresh:
             self._add(lambda: _copy(fresh, func(*args, **kwargs)))
         return out
@@ -84,21 +84,12 @@ class Tape(TorchDispatchMode):
         for tensor in read:
             if (zeros := self._zeros.pop(_storage(tensor), None)) is not None:
                 self._add(zeros.zero_)
-        if (rows := _rows_written(func, args)) is not None and self.library is not None:
-            self._copy_rows(rows, (args[3], None))
+        if self.library is not None and (rows := _rows_written(func, args)) is not None:
+            _copy_rows(self.library, rows, (args[3], None))
         else:
             self._add(lambda: func(*args, **kwargs))
         written = kwargs["out"] if "out" in kwargs else args[0]
         return func(*args, **kwargs) if _storage(written) in self._own else written
-
-    def _copy_rows(self, to: tuple[Tensor, Tensor | None], source: tuple[Tensor, Tensor | None]) -> None:
-        """As a native call, which the other calls need not be interrupted for."""
-        assert self.library is not None
-        bounds = [
-            (rows.data_ptr(), len(rows), None if places is None else places.data_ptr()) for rows, places in (to, source)
-        ]
-        copied = to[0] if to[1] is None else source[0]
-        self.library.copy_rows(*bounds[0], *bounds[1], len(copied), copied.nbytes // max(1, len(copied)), 1)
 
     def add(self, function: Function, arguments: tuple[Any, ...]) -> None:
         words = (ctypes.c_uint64 * len(arguments))(*map(_word, arguments))
@@ -145,6 +136,13 @@ def _rows_written(func: Any, args: Any) -> Rows | None:
     """What an operation copies rows into, from its last argument; None: it does something else."""
     is_known = func is torch.ops.aten.index_copy_.default and args[1] == 0 and args[3].is_contiguous()
     return (args[0], args[2]) if is_known and _are_rows(args[0], args[2]) else None
+
+
+def _copy_rows(library: Library, to: Rows, source: Rows) -> None:
+    """By a native call, which the others need not be interrupted for."""
+    sides = [(rows.data_ptr(), len(rows), None if at is None else at.data_ptr()) for rows, at in (to, source)]
+    copied = to[0] if to[1] is None else source[0]
+    library.copy_rows(*sides[0], *sides[1], len(copied), copied.nbytes // max(1, len(copied)), 1)
 
 
 def _are_rows(rows: Tensor, places: Tensor) -> bool:

@@ -59,7 +59,7 @@ def read_array(path: Path, info: TensorInfo) -> NDArray[Any]:
 
 
 def _dequantize(rows: NDArray[Any], kind: GGMLQuantizationType, into: NDArray[np.float32]) -> None:
-    """As the gguf package; Q8_0, which most embeddings are, in a tenth of its time."""
+    """As the gguf package, but Q8_0, which most embeddings are, without its copies."""
     if kind != GGMLQuantizationType.Q8_0:
         into[:] = quants.dequantize(rows, kind)
         return

@@ -72,6 +72,11 @@ template <class T, class C> struct Worker {
         return load(from + place);
     }
 
+    // Of the row's page `page`.
+    const C *row_at(const C *pool, int64_t page, int64_t offset) const {
+        return pool + (pages[page] * a.page_tokens + offset) * stride + kv_head * key_size;
+    }
+
     // A vector of the rows [begin, begin + WIDTH) of a step; behind the last of `count` that one again.
     struct Rows {
         const C *at[WIDTH];
@@ -83,7 +88,7 @@ template <class T, class C> struct Worker {
         float scales[WIDTH];
         int64_t page = (key + begin) / a.page_tokens, offset = (key + begin) % a.page_tokens;
         for (int64_t i = 0; i < WIDTH; ++i) {
-            found.at[i] = pool + (pages[page] * a.page_tokens + offset) * stride + kv_head * key_size;
+            found.at[i] = row_at(pool, page, offset);
             scales[i] = scale_of(found.at[i], head_dim);
             if (begin + i + 1 < count && ++offset == a.page_tokens) {
                 offset = 0;
@@ -145,9 +150,9 @@ template <class T, class C> struct Worker {
     void add_in_place(int64_t rows, int64_t key, int64_t count) {
         if constexpr (HAS_SCALES<C>) scale_scores(rows, key, count);
         for (int64_t done = 0; done < count;) {
-            int64_t left = a.page_tokens - (key + done) % a.page_tokens, run = left < count - done ? left : count - done;
-            int64_t page = pages[(key + done) / a.page_tokens];
-            const C *v = a.values + ((page + 1) * a.page_tokens - left) * stride + kv_head * key_size;
+            int64_t page = (key + done) / a.page_tokens, offset = (key + done) % a.page_tokens;
+            int64_t left = a.page_tokens - offset, run = left < count - done ? left : count - done;
+            const C *v = row_at(a.values, page, offset);
             multiply<C>(rows, head_dim, {run, scores + done, KEYS, v, stride, result, head_dim, true});
             done += run;
         }

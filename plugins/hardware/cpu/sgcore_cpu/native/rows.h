@@ -124,7 +124,7 @@ template <class T> void greedy(const T *logits, int64_t rows, int64_t size, int6
 }
 
 // Rows of a matrix, each at its number or at the one that `places` has for it; negative ones count from the end.
-struct Rows {
+struct PlacedRows {
     uint8_t *first;
     int64_t count;
     const int64_t *places;  // Null: each row's own.
@@ -136,7 +136,7 @@ struct Rows {
 };
 
 // `rows` rows; one that has no place is left out.
-inline void copy_rows(const Rows &to, const Rows &from, int64_t rows, int64_t bytes) {
+inline void copy_rows(const PlacedRows &to, const PlacedRows &from, int64_t rows, int64_t bytes) {
     for (int64_t row = 0; row < rows; ++row) {
         uint8_t *target = to.at(row, bytes), *source = from.at(row, bytes);
         if (target != nullptr && source != nullptr) std::memcpy(target, source, bytes);

@@ -6,11 +6,8 @@
 #include <sched.h>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
