@@ -72,12 +72,12 @@ template <class Work> void in_turns(int64_t count, int64_t threads, const Work &
     });
 }
 
-constexpr int64_t MANY_TOKENS = 8, PARTS_A_THREAD = 8;
+constexpr int64_t TOKENS_OF_PARTS = 4;
 
-// Calls work(share) for parts of a weight's `panels`. With many tokens a part takes long, and threads take small ones in turns:
-// one whose core does something else for a while gets fewer. With few, one long run for each is read fastest.
+// Calls work(share) for parts of a weight's `panels`, which threads take in turns. The more tokens, the longer a panel takes,
+// and the smaller the parts: one whose core does something else for a while gets fewer. With few, long runs are read fastest.
 template <class Work> void in_panels(int64_t panels, int64_t tokens, int64_t threads, const Work &work) {
-    int64_t wanted = tokens < MANY_TOKENS ? threads : threads * PARTS_A_THREAD, parts = wanted < panels ? wanted : panels;
+    int64_t wanted = threads * (1 + tokens / TOKENS_OF_PARTS), parts = wanted < panels ? wanted : panels;
     in_turns(parts, threads, [&](int64_t part, int) { work(share(panels, part, parts)); });
 }
 
