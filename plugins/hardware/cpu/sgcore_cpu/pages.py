@@ -27,7 +27,7 @@ SLICE_BYTES = 32 << 20
 class Moving:
     """Lets tensors' data lie one behind another in memory that the kernel is asked to back with huge pages.
 
-    Those of less than a page in all stay where they are, and so do layouts with gaps. Where a page is larger than a slice
+    Those of less than a page in all stay where they are, and so do layouts with gaps. Where a page exceeds a slice,
     all stay: the kernel would fill it at once, and what weights leave of it would be lost.
     """
 

@@ -1,4 +1,4 @@
-"""The suites at ARM's levels: the library for it runs under an emulator, in a process that is sent each call's memory."""
+"""The suites at ARM's levels: its library runs under an emulator, in a process that is sent each call's memory."""
 
 from __future__ import annotations
 
