@@ -5,12 +5,19 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-HUGE_PAGE = 2 << 20
+
+def page_size(file: Path = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")) -> int:
+    """Bytes of a huge page: 2 MB with small ones of 4 KB, on ARM also 32 MB with 16 KB and 512 MB with 64 KB."""
+    return int(file.read_text()) if file.exists() else 2 << 20
+
+
+HUGE_PAGE = page_size()
 ALIGNMENT = 64
 """Bytes: the widest vector."""
 SLICE_BYTES = 32 << 20
@@ -20,7 +27,8 @@ SLICE_BYTES = 32 << 20
 class Moving:
     """Lets tensors' data lie one behind another in memory that the kernel is asked to back with huge pages.
 
-    Those of less than a page in all stay where they are, and so do layouts with gaps.
+    Those of less than a page in all stay where they are, and so do layouts with gaps. Where a page exceeds a slice,
+    all stay: the kernel would fill it at once, and what weights leave of it would be lost.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -81,7 +89,7 @@ def _aligned(size: int) -> int:
 
 def _huge_pages(size: int) -> Tensor | None:
     """Bytes at the beginning of a huge page."""
-    if size < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if size < HUGE_PAGE or HUGE_PAGE > SLICE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return None
     mapped = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgcore_cpu.pages import ALIGNMENT, HUGE_PAGE, SLICE_BYTES, Moving, move_to_huge_pages
+from sgcore_cpu import pages
+from sgcore_cpu.pages import ALIGNMENT, HUGE_PAGE, SLICE_BYTES, Moving, move_to_huge_pages, page_size
+
+has_pages = pytest.mark.skipif(HUGE_PAGE > SLICE_BYTES, reason="this kernel's huge pages are too large for weights")
 
 
 def advised() -> list[range]:
@@ -22,8 +25,9 @@ def advised() -> list[range]:
     return found
 
 
+@has_pages
 def test_weights_move_with_their_layout() -> None:
-    rows = torch.randn(700, 1000)
+    rows = torch.randn(HUGE_PAGE // 3000 + 1, 1000)
     weights = [torch.nn.Parameter(x, requires_grad=False) for x in (rows, rows.half().T, rows[:3].bfloat16())]
     before = [weight.clone() for weight in weights]
     strides = [weight.stride() for weight in weights]
@@ -35,6 +39,7 @@ def test_weights_move_with_their_layout() -> None:
     assert weights[0].data_ptr() % HUGE_PAGE == 0
 
 
+@has_pages
 def test_they_move_slice_by_slice() -> None:
     weights = [torch.full((SLICE_BYTES // 8,), float(number)) for number in range(5)]
     places = [weight.data_ptr() for weight in weights]
@@ -47,9 +52,27 @@ def test_they_move_slice_by_slice() -> None:
 
 
 @pytest.mark.parametrize(
-    "tensor", [torch.ones(HUGE_PAGE // 8), torch.ones(HUGE_PAGE, 3)[:, :2], torch.empty(0)], ids=["few", "gaps", "none"]
+    "tensor",
+    [torch.ones(HUGE_PAGE // 8), torch.ones(HUGE_PAGE // 4, 3)[:, :2], torch.empty(0)],
+    ids=["few", "gaps", "none"],
 )
 def test_others_stay(tensor: torch.Tensor) -> None:
+    place = tensor.data_ptr()
+    move_to_huge_pages([tensor])
+    assert tensor.data_ptr() == place
+
+
+def test_pages_have_the_size_that_the_kernel_says(tmp_path: Path) -> None:
+    said = tmp_path / "hpage_pmd_size"
+    assert page_size(said) == 2 << 20
+    said.write_text("33554432\n")
+    assert page_size(said) == 32 << 20
+
+
+def test_pages_that_are_larger_than_a_slice_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "HUGE_PAGE", 4 << 20)
+    monkeypatch.setattr(pages, "SLICE_BYTES", 2 << 20)
+    tensor = torch.ones(2 << 20)
     place = tensor.data_ptr()
     move_to_huge_pages([tensor])
     assert tensor.data_ptr() == place

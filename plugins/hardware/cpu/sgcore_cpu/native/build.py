@@ -22,6 +22,8 @@ VNNI = (*AVX512, "-mavx512vnni")
 BF16 = (*VNNI, "-mavx512bf16")
 AMX = (*BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16")
 X86 = {"baseline": (), "avx2": AVX2, "avx512": AVX512, "avx512_vnni": VNNI, "avx512_bf16": BF16, "amx": AMX}
+ARM = {"baseline": (), "neon_dotprod": ("-march=armv8.2-a+dotprod",)}
+LEVELS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -40,7 +42,7 @@ class BuildError(Exception):
 
 def levels() -> dict[str, tuple[str, ...]]:
     """Compiler flags for each level of this machine's architecture; `baseline` is NEON on ARM."""
-    return X86 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ()}
+    return LEVELS.get(platform.machine().lower(), {"baseline": ()})
 
 
 def build(

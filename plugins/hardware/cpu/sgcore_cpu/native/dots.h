@@ -1,4 +1,4 @@
-// Sums of products of bytes: weights without a sign, inputs with one.
+// Sums of products of bytes: inputs with a sign, and weights without one, or less `BELOW`.
 #pragma once
 
 #include "vector.h"
@@ -6,6 +6,13 @@
 namespace SGCORE_LEVEL {
 
 typedef int16_t Shorts __attribute__((vector_size(VECTOR_BYTES)));
+
+// What `add_products` takes weights less of: NEON multiplies bytes that both have signs.
+#if defined(__aarch64__)
+template <int BITS> constexpr int BELOW = BITS == 8 ? 128 : 0;
+#else
+template <int BITS> constexpr int BELOW = 0;
+#endif
 
 // Lane i of the result: a[i] and the products of the numbers 2 i and 2 i + 1.
 SGCORE_INLINE Ints add_pairs(Ints a, Shorts x, Shorts y) {
@@ -21,10 +28,16 @@ SGCORE_INLINE Ints add_pairs(Ints a, Shorts x, Shorts y) {
 #endif
 }
 
-// Lane i of the result: a[i] and the products of its four bytes of w, of BITS bits, and of x.
+// Lane i of the result: a[i] and the products of its four bytes of w, of BITS bits, and of x, which has no -128.
 template <int BITS> SGCORE_INLINE Ints add_products(Ints a, Ints w, Ints x) {
 #if defined(__AVX512VNNI__)
     return (Ints)_mm512_dpbusd_epi32((__m512i)a, (__m512i)w, (__m512i)x);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return (Ints)vdotq_s32((int32x4_t)a, (int8x16_t)w, (int8x16_t)x);
+#elif defined(__aarch64__)
+    int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)x));
+    int16x8_t high = vmull_high_s8((int8x16_t)w, (int8x16_t)x);
+    return (Ints)vpadalq_s16((int32x4_t)a, vpaddq_s16(low, high));
 #else
 #if defined(__AVX512BW__)
     // Pairs of products fit 16 bits only where weights are small.
@@ -55,6 +68,8 @@ SGCORE_INLINE Floats load_halves(const uint16_t *at) {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
 #elif defined(__F16C__)
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
+#elif defined(__aarch64__)
+    return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)));
 #else
     Floats x;
     for (int i = 0; i < WIDTH; ++i) x[i] = half_precision(at[i]);

@@ -61,10 +61,11 @@ template <class T> struct Result {
     }
 };
 
-// The features of a unit: vectors of bytes, the first ones first.
+// The features of a unit: vectors of bytes less `BELOW`, the first ones first.
 template <int BITS> SGCORE_INLINE void unpack(const uint8_t *at, Ints *to) {
     Ints both;
     std::memcpy(&both, at, sizeof both);
+    if constexpr (BELOW<BITS> == 128) both ^= int32_t(0x80808080);
     to[0] = BITS == 4 ? both & 0x0f0f0f0f : both;
     if constexpr (BITS == 4) to[1] = both >> 4 & 0x0f0f0f0f;
 }
@@ -115,7 +116,10 @@ void multiply_panel(const IntegerWeight &w, int64_t panel, const Inputs &x, int6
     Block<BITS, TOKENS> block{w.packed + panel * w.panel_bytes(), x.in, segments, x.segment * BITS / 32, {}, {}, {}};
     for (int64_t at = 0; at < x.in; at += x.segment, ++inputs) {
         if (at % w.group == 0)
-            for (int p = 0; p < PARTS; ++p) w.read(panel, at / w.group, p, block.scales[p], block.zeros[p]);
+            for (int p = 0; p < PARTS; ++p) {
+                w.read(panel, at / w.group, p, block.scales[p], block.zeros[p]);
+                if constexpr (BELOW<BITS> != 0) block.zeros[p] -= float(BELOW<BITS>);
+            }
         block.add(numbers + at, inputs, &Segment::whole);
         if (block.has_rest(inputs)) block.add(rests + at, inputs, &Segment::rest);
         block.packed += block.units * UNIT;

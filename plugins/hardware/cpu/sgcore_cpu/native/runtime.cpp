@@ -10,6 +10,9 @@
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
@@ -21,6 +24,8 @@ constexpr int SPINS = 4096;  // Looks at what others have done before their turn
 void relax() {
 #if defined(__x86_64__)
     _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("isb");  // `yield` takes no time on most processors.
 #endif
 }
 
@@ -68,8 +73,8 @@ static bool has_tiles() {
 }
 #endif
 
-// The best of the levels that this processor runs, as a number: 0 baseline, 1 avx2, 2 avx512, 3 avx512_vnni,
-// 4 avx512_bf16, 5 amx.
+// The best of the levels that this processor runs, as a number: 0 baseline; 1 avx2, 2 avx512, 3 avx512_vnni,
+// 4 avx512_bf16, 5 amx; on ARM 1 neon_dotprod.
 EXPORT int sgcore_cpu_best_level() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -81,6 +86,8 @@ EXPORT int sgcore_cpu_best_level() {
     if (!__builtin_cpu_supports("avx512bf16")) return 3;
     static const bool is_tiled = has_tiles();
     return is_tiled ? 5 : 4;
+#elif defined(__aarch64__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? 1 : 0;
 #else
     return 0;
 #endif

@@ -7,6 +7,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define SGCORE_INLINE inline __attribute__((always_inline))
@@ -19,6 +21,9 @@ constexpr int REGISTERS = 32;
 #elif defined(__AVX2__)
 constexpr int VECTOR_BYTES = 32;
 constexpr int REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int VECTOR_BYTES = 16;
+constexpr int REGISTERS = 32;
 #else
 constexpr int VECTOR_BYTES = 16;
 constexpr int REGISTERS = 16;
@@ -58,6 +63,8 @@ SGCORE_INLINE Floats load(const BFloat16 *at) {
     Words wide = (Words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
 #elif defined(__AVX2__)
     Words wide = (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at));
+#elif defined(__aarch64__)
+    Words wide = (Words)vmovl_u16(vld1_u16((const uint16_t *)at));
 #else
     Halves x;
     std::memcpy(&x, at, VECTOR_BYTES / 2);
@@ -72,6 +79,10 @@ SGCORE_INLINE Floats load(const int8_t *at) {
     Ints wide = (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at));
 #elif defined(__AVX2__)
     Ints wide = (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at));
+#elif defined(__aarch64__)
+    int32_t four;
+    std::memcpy(&four, at, sizeof four);
+    Ints wide = (Ints)vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)))));
 #else
     Narrow x;
     std::memcpy(&x, at, sizeof x);
@@ -92,7 +103,12 @@ SGCORE_INLINE void store(BFloat16 *at, Floats x) {
 }
 
 SGCORE_INLINE void store(int8_t *at, Ints x) {
+#if defined(__aarch64__)
+    int16x4_t halves = vmovn_s32((int32x4_t)x);
+    int32_t narrow = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(halves, halves))), 0);
+#else
     Narrow narrow = __builtin_convertvector(x, Narrow);
+#endif
     std::memcpy(at, &narrow, sizeof narrow);
 }
 
