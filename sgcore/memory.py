@@ -39,7 +39,7 @@ class LinkMap(ctypes.Structure):
 
 
 def give_back() -> None:
-    """Return what the C library keeps of freed memory (reading a tokenizer leaves 30 MB), and code that was run once."""
+    """Return freed memory that the C library keeps (reading a tokenizer leaves 30 MB), and code that was run once."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
