@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
 from collections import defaultdict
@@ -37,6 +38,12 @@ def pages(process: psutil.Process) -> dict[str, float]:
     return {kind: found[kind] for kind in KINDS}
 
 
+def peak_mb(process: psutil.Process) -> float:
+    """The most that has been resident since the process began."""
+    (line,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return int(line) * 1024 / 1e6
+
+
 def file_kind(path: str) -> str:
     if path.endswith(WEIGHTS):
         return "weights_file"
@@ -48,7 +55,8 @@ def rows(pid: int, when: str) -> list[dict[str, Any]]:
     found = []
     for number, process in enumerate(tree(pid)):
         taken = pages(process)
-        found.append({"when": when, "process": "core" if number else "server", "all": sum(taken.values())} | taken)
+        name, size = "core" if number else "server", sum(taken.values())
+        found.append({"when": when, "process": name, "all": size, "own_peak": peak_mb(process)} | taken)
     return [*found, {"when": when, "process": "both"} | {kind: sum(r[kind] for r in found) for kind in ("all", *KINDS)}]
 
 

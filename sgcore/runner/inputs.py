@@ -36,7 +36,7 @@ class StepInputs:
             self._views = [host.numpy() for host in self._hosts]
             self._device = torch.zeros(capacity_bytes, dtype=torch.uint8, device=device)
         elif is_static:
-            self._device = torch.zeros(capacity_bytes, dtype=torch.uint8)
+            self._device = torch.empty(capacity_bytes, dtype=torch.uint8)
             self._views = [self._device.numpy()]
 
     def begin(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -18,6 +17,7 @@ import uvicorn
 
 from sgcore.config import ServerOptions
 from sgcore.errors import LaunchError
+from sgcore.memory import give_back
 from sgcore.plugins.manager import load_hooks
 from sgcore.plugins.observers import Observers
 from sgcore.plugins.plan import Plan
@@ -158,13 +158,6 @@ class CoreServer(uvicorn.Server):
         if self._frontend is not None:
             self._frontend.close()
         self._ended.set()
-
-
-def give_back() -> None:
-    """Return freed memory to the system, where the C library keeps it: reading a tokenizer leaves 30 MB."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def announce(frontend: Any, service: Service, port: int) -> None:

@@ -161,18 +161,3 @@ def test_options_of_the_plan_count_and_the_key_survives() -> None:
     plan = make_plan(api_key="sesame", port=5)
     options = server_options(plan)
     assert (options.port, options.api_key) == (5, "sesame")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_what_the_start_freed_goes_back_to_the_system() -> None:
-    code = (
-        "import psutil\n"
-        "from sgcore.server.launch import give_back\n"
-        "pieces = [bytes(50_000) for _ in range(2000)]\n"
-        "pieces = pieces[::10]\n"
-        "before = psutil.Process().memory_info().rss\n"
-        "give_back()\n"
-        "print(before - psutil.Process().memory_info().rss)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 70_000_000

@@ -9,6 +9,7 @@ from torch import Tensor
 from sgcore.kernels import Kernels
 from sgcore_cpu import bfloats, integers
 from sgcore_cpu.library import Library, chosen_level, open_library
+from sgcore_cpu.tables import unmap
 
 FEWEST_ROWS = 4
 """oneDNN gets at least so many rows: it streams the weight of one alone more slowly."""
@@ -17,6 +18,10 @@ TYPICAL_ROWS = 512
 PANEL = 32
 """Rows of a weight that the native layout keeps together."""
 NATIVE = (torch.float32, torch.bfloat16)
+LOOKED_UP = 64
+"""From so many rows of an embedding on, its table is unmapped again; the next look-up maps what it reads."""
+GATED_TOKENS = 128
+"""So many at a time have gate and up in memory: as fast as all at once, and a step of 512 takes 12 MB less."""
 
 
 class CpuKernels(Kernels):
@@ -106,6 +111,28 @@ class CpuKernels(Kernels):
             return integers.linear(self.library, x, weight, scales, zeros, bits, bias, self.coarseness)
         return super().linear_int(x, weight, scales, zeros, bits, bias)
 
+    def gated_int(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        if len(x) <= GATED_TOKENS:
+            return super().gated_int(x, weight, scales, zeros, bits, bias)
+        out = torch.empty(len(x), len(weight) // 2, dtype=x.dtype)
+        for some, place in zip(x.split(GATED_TOKENS), out.split(GATED_TOKENS), strict=True):
+            self._silu_mul(self.linear_int(some, weight, scales, zeros, bits, bias), place)
+        return out
+
+    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
+        rows = super().embedding(ids, weight)
+        if len(ids) >= LOOKED_UP:
+            unmap(weight)
+        return rows
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self.library is not None and _has_rows(x) and weight.dtype == x.dtype:
             return self._norm(self.library, x, None, weight, eps)[0]
@@ -136,14 +163,16 @@ class CpuKernels(Kernels):
         return out, total
 
     def silu_mul(self, x: Tensor) -> Tensor:
+        return self._silu_mul(x, torch.empty(*x.shape[:-1], x.shape[-1] // 2, dtype=x.dtype))
+
+    def _silu_mul(self, x: Tensor, out: Tensor) -> Tensor:
+        """`silu_mul` into `out`, which is contiguous."""
         if self.library is not None and _has_rows(x) and x.is_contiguous():
-            rows, size = x.shape[0], x.shape[1] // 2
-            out = torch.empty(rows, size, dtype=x.dtype)
             is_narrow = x.dtype == torch.bfloat16
-            self.library.silu_mul(x.data_ptr(), out.data_ptr(), rows, size, is_narrow, torch.get_num_threads())
+            self.library.silu_mul(x.data_ptr(), out.data_ptr(), *out.shape, is_narrow, torch.get_num_threads())
             return out
         gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return torch.mul(F.silu(gate), up, out=out)
 
     def rotary_write(
         self,

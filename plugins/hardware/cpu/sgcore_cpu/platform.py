@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sgcore.api import Memory, Platform, Runner
 from sgcore.kernels import Kernels
+from sgcore.memory import release_libraries
 from sgcore.plugins.plan import Plan
 from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
@@ -49,6 +50,7 @@ class CpuPlatform(Platform):
         torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)
         _set_allocator(mapped_from=LARGE_BYTES)
+        release_libraries()
         return torch.device("cpu")
 
     def weights_loaded(self, weights: Sequence[Tensor]) -> None:
@@ -57,7 +59,10 @@ class CpuPlatform(Platform):
 
     @torch.inference_mode(False)
     def settle(self) -> bool:
-        return self._moving.some()
+        is_moving = self._moving.some()
+        if not is_moving:
+            release_libraries()
+        return is_moving
 
     def memory(self) -> Memory:
         """Bytes from /proc/meminfo, bounded by the control group's limit."""

@@ -8,7 +8,7 @@ import torch
 from sgcore.kernels import PACK_BLOCK, Kernels
 from sgcore.testing.kernels import packed
 from sgcore_cpu import integers
-from sgcore_cpu.kernels import CpuKernels
+from sgcore_cpu.kernels import GATED_TOKENS, CpuKernels
 from sgcore_cpu.library import usable_levels
 
 SHAPES = [(199, 64, 64), (40, 768, 96), (7, 128, 32), (160, 576, 192), (48, 64, 16)]
@@ -43,6 +43,16 @@ def test_products_are_exact(level: str, bits: int, kind: str, rows: int, size: i
         expected = x @ wide.T + bias
         atol = 1e-5 * float(expected.abs().max())
         torch.testing.assert_close(kernels.linear_int(x, *mine, bits, bias), expected, atol=atol, rtol=1e-5)
+
+
+@levels
+@pytest.mark.parametrize("tokens", [GATED_TOKENS, GATED_TOKENS + 1, 2 * GATED_TOKENS + 77])
+def test_gate_and_up_of_some_tokens_at_a_time_are_those_of_all(level: str, tokens: int) -> None:
+    kernels = CpuKernels(level)
+    numbers = (torch.randint(0, 256, (96, 64), dtype=torch.uint8), torch.rand(96, 2) / 256, None)
+    mine, x, bias = packed(kernels, numbers, 8), exact_inputs(tokens, 64), torch.randn(96)
+    expected = kernels.silu_mul(kernels.linear_int(x, *mine, 8, bias))
+    torch.testing.assert_close(kernels.gated_int(x, *mine, 8, bias), expected, atol=1e-5, rtol=1e-5)
 
 
 @levels
