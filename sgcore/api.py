@@ -131,7 +131,10 @@ class Model(ABC):
 
     @abstractmethod
     def forward(self, batch: ForwardBatch) -> Tensor:
-        """Hidden states (tokens, hidden) after the final norm, for `batch.input_ids` (tokens,) int64."""
+        """Hidden states (tokens, hidden) after the final norm, for `batch.input_ids` (tokens,) int64.
+
+        Of the tokens that are read, where the model has left out the others by `batch.pick`.
+        """
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

@@ -37,12 +37,16 @@ class DecoderAttention(nn.Module):
         if style.norms_qk:
             self.q_norm, self.k_norm = RMSNorm(build, size, eps), RMSNorm(build, size, eps)
         self.norms_qk = style.norms_qk
+        self.is_last = index == int(config["num_hidden_layers"]) - 1
 
     def forward(self, norm: RMSNorm, x: Tensor, residual: Tensor | None, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-        """The block's output for the normed sum of x and residual, and the sum."""
+        """The block's output for the normed sum of x and residual, and the sum; of the last one, for the tokens picked."""
         qkv, total = self.qkv_proj.normed(norm, x, residual)
         norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.norms_qk else None
-        return self.o_proj(self.attention.rotary(qkv, norms, *self.rotary.gather(batch), batch)), total
+        x = self.attention.rotary(qkv, norms, *self.rotary.gather(batch), batch)
+        if self.is_last:
+            x, total = batch.pick(x, total)
+        return self.o_proj(x), total
 
 
 class DecoderStyle:

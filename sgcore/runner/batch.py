@@ -63,5 +63,14 @@ class ForwardBatch:
     """(tokens,) int64; set when the device's work begins, since sampled tokens are known there alone."""
     attention: Any = None
     """What the attention backend's `plan` prepared."""
+    picks: Tensor | None = None
+    """(tokens read,) int64: nobody reads the others behind the last layer's attention. None: all, or they are picked."""
     rope: tuple[Tensor, Tensor] | None = None
     """cos and sin of `positions`, computed once a step."""
+
+    def pick(self, *states: Tensor) -> tuple[Tensor, ...]:
+        """(tokens, ...) each -> (tokens that are read, ...). A model may call it once, behind its last attention."""
+        if self.picks is not None:
+            states = tuple(state[self.picks] for state in states)
+            self.picks = None
+        return states

@@ -65,9 +65,10 @@ def chunk_tokens(step: StepPlan, state: Rows, size: StaticSize | None) -> Array:
 
 
 def last_places(step: StepPlan, batch: ForwardBatch) -> Array:
-    """(sampling rows,) int64: where each sampling row's last token stands in the batch."""
+    """(sampling rows,) int64: where each sampling row's last token stands in the batch; any place if no row samples."""
     is_sampled = np.array([True] * len(step.decode) + [chunk.is_last for chunk in step.chunks])
-    return padded(((batch.starts + batch.counts - 1)[is_sampled]).tolist(), batch.size and batch.size.sampling_rows, 0)
+    places = (batch.starts + batch.counts - 1)[is_sampled].tolist() or [0]
+    return padded(places, batch.size and batch.size.sampling_rows, 0)
 
 
 def padded_rows(rows: list[int], size: int | None, state: Rows) -> Array:

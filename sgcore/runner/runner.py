@@ -268,10 +268,13 @@ class ModelRunner(Runner):
     def _forward(self, work: Work) -> Computed:
         ids = self.state.newest[work.decode_rows]
         work.batch.input_ids = ids if work.chunk_ids is None else torch.cat((ids, work.chunk_ids))
+        work.batch.picks = None if work.prompts else work.last_places
         hidden = self.model.forward(work.batch)
         computed = Computed(hidden if work.prompts else None)
         if work.sampling is not None:
-            logits = self.model.logits(hidden if work.last_places is None else hidden[work.last_places])
+            if work.prompts:
+                work.batch.picks = work.last_places
+            logits = self.model.logits(*work.batch.pick(hidden))
             if work.sampling.mode is None:
                 computed.logits = logits
             else:

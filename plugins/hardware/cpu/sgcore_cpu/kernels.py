@@ -9,7 +9,6 @@ from torch import Tensor
 from sgcore.kernels import Kernels
 from sgcore_cpu import bfloats, integers
 from sgcore_cpu.library import Library, chosen_level, open_library
-from sgcore_cpu.tables import unmap
 
 FEWEST_ROWS = 4
 """oneDNN gets at least so many rows: it streams the weight of one alone more slowly."""
@@ -18,8 +17,6 @@ TYPICAL_ROWS = 512
 PANEL = 32
 """Rows of a weight that the native layout keeps together."""
 NATIVE = (torch.float32, torch.bfloat16)
-LOOKED_UP = 64
-"""From so many rows of an embedding on, its table is unmapped again; the next look-up maps what it reads."""
 GATED_TOKENS = 128
 """So many at a time have gate and up in memory: as fast as all at once, and a step of 512 takes 12 MB less."""
 
@@ -126,12 +123,6 @@ class CpuKernels(Kernels):
         for some, place in zip(x.split(GATED_TOKENS), out.split(GATED_TOKENS), strict=True):
             self._silu_mul(self.linear_int(some, weight, scales, zeros, bits, bias), place)
         return out
-
-    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
-        rows = super().embedding(ids, weight)
-        if len(ids) >= LOOKED_UP:
-            unmap(weight)
-        return rows
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self.library is not None and _has_rows(x) and weight.dtype == x.dtype:
