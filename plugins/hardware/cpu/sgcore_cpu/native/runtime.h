@@ -72,12 +72,13 @@ template <class Work> void in_turns(int64_t count, int64_t threads, const Work &
     });
 }
 
-constexpr int64_t TOKENS_OF_PARTS = 4;
+constexpr int64_t TOKENS_A_PART = 4, MOST_PARTS = 64;  // Of each thread.
 
 // Calls work(share) for parts of a weight's `panels`, which threads take in turns. The more tokens, the longer a panel takes,
 // and the smaller the parts: one whose core does something else for a while gets fewer. With few, long runs are read fastest.
 template <class Work> void in_panels(int64_t panels, int64_t tokens, int64_t threads, const Work &work) {
-    int64_t wanted = threads * (1 + tokens / TOKENS_OF_PARTS), parts = wanted < panels ? wanted : panels;
+    int64_t each = 1 + tokens / TOKENS_A_PART, wanted = threads * (each < MOST_PARTS ? each : MOST_PARTS);
+    int64_t parts = wanted < panels ? wanted : panels;
     in_turns(parts, threads, [&](int64_t part, int) { work(share(panels, part, parts)); });
 }
 

@@ -17,41 +17,21 @@ template <int TOKENS, int PANELS> struct BFloatBlock {
     const TileBlock &block;
 
     void run() const {
-        zero();
+        using Sums = TileSums<DotBFloats, TOKENS, PANELS>;
+        Sums::zero();
         int64_t x_bytes = l.x_row * 2, panel_bytes = l.in / 2 * UNIT;
         const BFloat16 *x = l.x + block.token * l.x_row, *second = x + TILE_ROWS * l.x_row;
         const uint8_t *w = l.panels + block.panel * panel_bytes;
         Ahead ahead(w + PANELS * panel_bytes, PANELS * panel_bytes, block, l.in / TILE_FEATURES);
         for (int64_t i = 0; i < l.in; i += TILE_FEATURES, w += TILE_FEATURES / 2 * UNIT) {
             ahead.fetch();
-            tile_load<4>(x + i, x_bytes);
-            tile_load<6>(w, UNIT);
-            tile_dot_bfloats<0, 4, 6>();
-            if constexpr (PANELS == 2) tile_load<7>(w + panel_bytes, UNIT);
-            if constexpr (PANELS == 2) tile_dot_bfloats<1, 4, 7>();
-            if constexpr (TOKENS == 2) tile_load<5>(second + i, x_bytes);
-            if constexpr (TOKENS == 2) tile_dot_bfloats<2, 5, 6>();
-            if constexpr (TOKENS == 2 && PANELS == 2) tile_dot_bfloats<3, 5, 7>();
+            Sums::add(x + i, x_bytes, second + i, w, w + panel_bytes);
         }
-        put<0>(block.first);
-        if constexpr (PANELS == 2) put<1>(block.first);
-        if constexpr (TOKENS == 2) put<2>(block.second);
-        if constexpr (TOKENS == 2 && PANELS == 2) put<3>(block.second);
-    }
-
-  private:
-    static void zero() {
-        tile_zero<0>();
-        tile_zero<1>();
-        tile_zero<2>();
-        tile_zero<3>();
-    }
-
-    template <int TILE> void put(int count) const {
-        Floats sums[TILE_ROWS];
-        tile_store<TILE>(sums, VECTOR_BYTES);
-        int64_t token = block.token + TILE / 2 * TILE_ROWS, row = (block.panel + TILE % 2) * ROWS;
-        for (int t = 0; t < count; ++t) l.to.put(token + t, row, sums[t]);
+        Floats sums[4][TILE_ROWS];
+        Sums::store(sums);
+        for (int p = 0; p < PANELS; ++p)
+            for (int t = 0; t < block.first + block.second; ++t)
+                l.to.put(block.token + t, (block.panel + p) * ROWS, sums[t / TILE_ROWS * 2 + p][t % TILE_ROWS]);
     }
 };
 

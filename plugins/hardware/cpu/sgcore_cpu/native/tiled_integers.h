@@ -68,7 +68,7 @@ class UnpackedPanel {
 
 constexpr int DEPTH = 4;  // Segments whose sums lie in the first cache until they are scaled.
 
-struct alignas(64) TileSums {
+struct alignas(64) SegmentSums {
     Ints sums[DEPTH][4][TILE_ROWS];
     Floats totals[4][TILE_ROWS];
 };
@@ -79,7 +79,7 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
     const TileBlock &block;
     const UnpackedPanel *panels;
 
-    void run(TileSums &to, Ahead ahead) const {
+    void run(SegmentSums &to, Ahead ahead) const {
         for (Floats(&totals)[TILE_ROWS] : to.totals) std::memset(totals, 0, sizeof totals);
         for (int64_t s = 0; s < x.count(); s += DEPTH) {
             int count = int(x.count() - s < DEPTH ? x.count() - s : DEPTH);
@@ -102,40 +102,20 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
         return has;
     }
 
-    void multiply(const int8_t *numbers, int64_t s, int count, TileSums &to) const {
+    void multiply(const int8_t *numbers, int64_t s, int count, SegmentSums &to) const {
+        using Sums = TileSums<DotBytes, TOKENS, PANELS>;
         int64_t segment = x.segment, bytes = segment * ROWS;
         const int8_t *first = numbers + block.token * x.in + s * segment * block.first;
         const int8_t *second = numbers + (block.token + TILE_ROWS) * x.in + s * segment * block.second;
         const uint8_t *left = panels[0].numbers.at + s * bytes, *right = panels[PANELS - 1].numbers.at + s * bytes;
         for (int i = 0; i < count; ++i, left += bytes, right += bytes) {
-            zero();
-            tile_load<4>(first + i * segment * block.first, segment);
-            tile_load<6>(left, UNIT);
-            tile_dot_bytes<0, 4, 6>();
-            if constexpr (PANELS == 2) tile_load<7>(right, UNIT);
-            if constexpr (PANELS == 2) tile_dot_bytes<1, 4, 7>();
-            if constexpr (TOKENS == 2) tile_load<5>(second + i * segment * block.second, segment);
-            if constexpr (TOKENS == 2) tile_dot_bytes<2, 5, 6>();
-            if constexpr (TOKENS == 2 && PANELS == 2) tile_dot_bytes<3, 5, 7>();
-            store(to.sums[i]);
+            Sums::zero();
+            Sums::add(first + i * segment * block.first, segment, second + i * segment * block.second, left, right);
+            Sums::store(to.sums[i]);
         }
     }
 
-    SGCORE_INLINE static void zero() {
-        tile_zero<0>();
-        if constexpr (PANELS == 2) tile_zero<1>();
-        if constexpr (TOKENS == 2) tile_zero<2>();
-        if constexpr (TOKENS == 2 && PANELS == 2) tile_zero<3>();
-    }
-
-    SGCORE_INLINE static void store(Ints (&to)[4][TILE_ROWS]) {
-        tile_store<0>(to[0], VECTOR_BYTES);
-        if constexpr (PANELS == 2) tile_store<1>(to[1], VECTOR_BYTES);
-        if constexpr (TOKENS == 2) tile_store<2>(to[2], VECTOR_BYTES);
-        if constexpr (TOKENS == 2 && PANELS == 2) tile_store<3>(to[3], VECTOR_BYTES);
-    }
-
-    template <bool IS_REST> void scale(int64_t s, int count, TileSums &to) const {
+    template <bool IS_REST> void scale(int64_t s, int count, SegmentSums &to) const {
         std::make_integer_sequence<int, TILE_ROWS> all;
         for (int t = 0; t < TOKENS; ++t)
             for (int p = 0; p < PANELS; ++p)
@@ -144,7 +124,7 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
 
     // Totals have constant indices, so that they stay in registers.
     template <bool IS_REST, bool HAS_ZEROS, int... T>
-    void add(int t, int p, int64_t s, int count, TileSums &to, std::integer_sequence<int, T...>) const {
+    void add(int t, int p, int64_t s, int count, SegmentSums &to, std::integer_sequence<int, T...>) const {
         Floats(&made)[TILE_ROWS] = to.totals[2 * t + p];
         const Floats *scales = (const Floats *)panels[p].scales.at + s, *zeros = (const Floats *)panels[p].zeros.at + s;
         const TileSegment *given = segments(t) + s;
@@ -168,7 +148,7 @@ void multiply_tiles(const IntegerWeight &w, const TiledInputs &x, const Result<T
         UnpackedPanel panels[] = {{w, x.segment}, {w, x.segment}};
         int64_t unpacked = -1;
         Tiles tiles;
-        TileSums made;
+        SegmentSums made;
         for (int64_t i = mine.begin; i < mine.end; ++i) {
             TileBlock block = grid.at(i);
             int count = 1 + block.has_pair;

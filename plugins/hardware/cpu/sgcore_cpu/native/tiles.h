@@ -177,6 +177,44 @@ template <class Work> SGCORE_INLINE void with_sizes(const TileBlock &block, cons
     else block.has_pair ? work(one, two) : work(one, one);
 }
 
+struct DotBytes {
+    template <int C, int A, int B> SGCORE_INLINE static void add() { tile_dot_bytes<C, A, B>(); }
+};
+
+struct DotBFloats {
+    template <int C, int A, int B> SGCORE_INLINE static void add() { tile_dot_bfloats<C, A, B>(); }
+};
+
+// The sums of TOKENS tiles of tokens and PANELS panels.
+template <class Dot, int TOKENS, int PANELS> struct TileSums {
+    SGCORE_INLINE static void zero() {
+        tile_zero<0>();
+        if constexpr (PANELS == 2) tile_zero<1>();
+        if constexpr (TOKENS == 2) tile_zero<2>();
+        if constexpr (TOKENS == 2 && PANELS == 2) tile_zero<3>();
+    }
+
+    // Tokens lie `token_bytes` apart; `second` and `right` are not read where there is one.
+    SGCORE_INLINE static void add(const void *first, int64_t token_bytes, const void *second, const void *left, const void *right) {
+        tile_load<4>(first, token_bytes);
+        tile_load<6>(left, VECTOR_BYTES);
+        Dot::template add<0, 4, 6>();
+        if constexpr (PANELS == 2) tile_load<7>(right, VECTOR_BYTES);
+        if constexpr (PANELS == 2) Dot::template add<1, 4, 7>();
+        if constexpr (TOKENS == 2) tile_load<5>(second, token_bytes);
+        if constexpr (TOKENS == 2) Dot::template add<2, 5, 6>();
+        if constexpr (TOKENS == 2 && PANELS == 2) Dot::template add<3, 5, 7>();
+    }
+
+    // Those that there are.
+    template <class T> SGCORE_INLINE static void store(T (&to)[4][TILE_ROWS]) {
+        tile_store<0>(to[0], VECTOR_BYTES);
+        if constexpr (PANELS == 2) tile_store<1>(to[1], VECTOR_BYTES);
+        if constexpr (TOKENS == 2) tile_store<2>(to[2], VECTOR_BYTES);
+        if constexpr (TOKENS == 2 && PANELS == 2) tile_store<3>(to[3], VECTOR_BYTES);
+    }
+};
+
 // Bytes, at the start of a cache line.
 class Buffer {
   public:
