@@ -40,7 +40,7 @@ class DecoderAttention(nn.Module):
         self.is_last = index == int(config["num_hidden_layers"]) - 1
 
     def forward(self, norm: RMSNorm, x: Tensor, residual: Tensor | None, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-        """The block's output for the normed sum of x and residual, and the sum; of the last one, for the tokens picked."""
+        """Output for the normed sum of x and residual, and the sum; in the last layer, of the tokens that are read."""
         qkv, total = self.qkv_proj.normed(norm, x, residual)
         norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.norms_qk else None
         x = self.attention.rotary(qkv, norms, *self.rotary.gather(batch), batch)

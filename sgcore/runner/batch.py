@@ -64,7 +64,7 @@ class ForwardBatch:
     attention: Any = None
     """What the attention backend's `plan` prepared."""
     picks: Tensor | None = None
-    """(tokens read,) int64: nobody reads the others behind the last layer's attention. None: all, or they are picked."""
+    """(tokens,) int64: those that are read behind the last layer's attention; None: all, or they are picked."""
     rope: tuple[Tensor, Tensor] | None = None
     """cos and sin of `positions`, computed once a step."""
 
