@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import subprocess
 import sys
@@ -75,8 +76,6 @@ def test_the_loaders_list_has_the_libraries_and_no_other_file(tmp_path: Path) ->
 
 
 def test_a_file_that_was_read_is_unmapped_and_read_again(tmp_path: Path) -> None:
-    import ctypes
-
     file = tmp_path / "numbers"
     file.write_bytes(b"x" * 8 * mmap.PAGESIZE)
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
