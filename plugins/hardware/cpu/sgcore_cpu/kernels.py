@@ -18,7 +18,7 @@ PANEL = 32
 """Rows of a weight that the native layout keeps together."""
 NATIVE = (torch.float32, torch.bfloat16)
 GATED_TOKENS = 128
-"""So many at a time have gate and up in memory: as fast as all at once, and a step of 512 takes 12 MB less."""
+"""So many at a time have gate and up in memory: in the caches with a large model, and less of it in all."""
 
 
 class CpuKernels(Kernels):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sgcore.api import Memory, Platform, Runner
 from sgcore.kernels import Kernels
-from sgcore.memory import release_libraries
+from sgcore.memory import release_libraries, return_freed
 from sgcore.plugins.plan import Plan
 from sgcore_cpu.cores import usable_cores
 from sgcore_cpu.kernels import CpuKernels
@@ -90,9 +90,9 @@ def _set_allocator(mapped_from: int) -> None:
 
     So what loading leaves goes back, and the temporaries of each step stay: mapping and zeroing them anew takes time.
     """
+    return_freed()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.malloc_trim(0)
         libc.mallopt(M_MMAP_THRESHOLD, mapped_from)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
