@@ -19,6 +19,8 @@ LEAST_SCALE = 1e-12
 """So that a row of zeros can be divided by its scale."""
 PACK_BLOCK = 32
 """Input features of 4 bits that `pack_int` packs together."""
+NO_TOKEN = -1
+"""Stands for the token of a row whose logits are broken."""
 
 Block = tuple[int, int]
 """Rows and columns of a weight that share a scale."""
@@ -370,15 +372,21 @@ class Kernels:
         return logits.index_copy_(0, rows, logits[rows].masked_fill(~is_allowed, float("-inf")))
 
     def greedy(self, logits: Tensor) -> Tensor:
-        """(rows, vocabulary) -> (rows,) int64: the most probable token, the lowest id among equals."""
-        return logits.argmax(-1)
+        """(rows, vocabulary) -> (rows,) int64: the most probable token, the lowest id among equals.
+
+        `NO_TOKEN` for a row that `can_be_sampled` refuses.
+        """
+        return torch.where(can_be_sampled(logits), logits.argmax(-1), NO_TOKEN)
 
     def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
         """One token for each row, by inverting the filtered distribution at `uniform` (rows,) in [0, 1).
 
         logits (rows, vocabulary) float32, divided by the temperature already. `top_k` (rows,) int64 with the
         vocabulary's size for off. Filters apply in the order top-k, top-p, min-p. Ties break by token id.
+        `NO_TOKEN` for a row that `can_be_sampled` refuses.
         """
+        is_usable = can_be_sampled(logits)
+        logits = logits.where(is_usable[:, None], 0.0)
         ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
         probs = ordered.softmax(-1)
         rank = torch.arange(probs.shape[-1], device=probs.device)
@@ -391,13 +399,21 @@ class Kernels:
         target = uniform.double()[:, None] * cumulative[:, -1:]
         place = torch.searchsorted(cumulative, target, right=True)
         last = (probs > 0).sum(-1, keepdim=True) - 1
-        return ids.gather(-1, torch.minimum(place, last)).squeeze(-1)
+        return torch.where(is_usable, ids.gather(-1, torch.minimum(place, last)).squeeze(-1), NO_TOKEN)
 
     def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of `tokens` (rows,), then the `top` most probable ones and their ids, (rows, top) each."""
         log = logits.float().log_softmax(-1)
         values, ids = log.topk(top, dim=-1) if top else (log[:, :0], tokens[:, None][:, :0])
         return log.gather(-1, tokens[:, None]).squeeze(-1), values, ids
+
+
+def can_be_sampled(logits: Tensor) -> Tensor:
+    """Whether the largest logit of each row is finite: (rows, vocabulary) -> (rows,) bool.
+
+    It isn't where any logit is NaN or +inf, or all are -inf.
+    """
+    return logits.amax(-1).isfinite()
 
 
 def expand(scale: Tensor, rows: int, columns: int, shape: torch.Size) -> Tensor:

@@ -285,7 +285,7 @@ class ModelRunner(Runner):
         """Sample, and leave the tokens where the next step reads them."""
         assert work.sampling is not None
         tokens = self.sampler.choose(logits, work.sampling, masks)
-        self.state.newest.index_copy_(0, work.sampling_rows, tokens)
+        self.state.newest.index_copy_(0, work.sampling_rows, tokens.clamp(min=0))
         return tokens
 
     def _read_back(self, step: StepPlan, work: Work, computed: Computed) -> Pending:

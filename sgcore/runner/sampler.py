@@ -149,7 +149,10 @@ class Sampler:
         )
 
     def choose(self, logits: Tensor, plan: SamplingPlan, masks: Tensor | None = None) -> Tensor:
-        """logits (rows, vocabulary) -> tokens (rows,) int64; `masks` as in `Kernels.mask_logits`."""
+        """logits (rows, vocabulary) -> tokens (rows,) int64; `masks` as in `Kernels.mask_logits`.
+
+        `NO_TOKEN` for a row whose logits are broken.
+        """
         scores = self._edited(logits, plan.edits) if plan.edits else logits
         if plan.masked is not None and masks is not None:
             is_needed = scores is logits and plan.logprob_places is not None
@@ -159,7 +162,7 @@ class Sampler:
             self._draw(scores, chosen, plan.draws)
         for place, state in enumerate(plan.states):
             if state.output_counts is not None and state.is_seen is not None:
-                token = chosen[place : place + 1]
+                token = chosen[place : place + 1].clamp(min=0)
                 state.output_counts.scatter_add_(0, token, torch.ones_like(token, dtype=torch.float32))
                 state.is_seen.scatter_(0, token, torch.ones_like(token, dtype=torch.bool))
         return chosen
@@ -190,8 +193,8 @@ class Sampler:
         """The model's own for the rows that asked: before bias, penalties, temperature and filters."""
         if plan.logprob_places is None:
             return None
-        places = plan.logprob_places
-        return token_logprobs(self.kernels, logits[places], chosen[places], list(plan.logprob_top.values()))
+        places, top = plan.logprob_places, list(plan.logprob_top.values())
+        return token_logprobs(self.kernels, logits[places], chosen[places].clamp(min=0), top)
 
 
 def _edit(place: int, state: RowSampling, inputs: StepInputs) -> Edit:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sgcore.cache.rows import MOST, narrowed, widened
-from sgcore.kernels import FLOAT8, FLOAT8_MOST, Kernels, expand
+from sgcore.kernels import FLOAT8, FLOAT8_MOST, NO_TOKEN, Kernels, expand
 
 REFERENCE = Kernels()
 EPS = 1e-5
@@ -314,6 +314,28 @@ class KernelSuite:
         assert torch.equal(self.kernels.greedy(logits), logits.argmax(-1))
         logits[:, [7, 900, vocabulary - 1]] = 9.0
         assert self.kernels.greedy(logits).tolist() == [7] * rows
+
+    @pytest.mark.parametrize("vocabulary", [50, 1500])
+    def test_broken_logits_give_no_token(self, dtype: torch.dtype, vocabulary: int) -> None:
+        """The rows between them are as they would be alone."""
+        nan, infinity = float("nan"), float("inf")
+        logits = random(11, vocabulary, dtype=dtype)
+        for row, place, value in ((1, 0, nan), (3, vocabulary - 1, nan), (5, 7, infinity), (7, 44, -nan)):
+            logits[row, place] = value
+        logits[8, :40] = logits[10, 1:] = -infinity
+        logits[9] = -infinity
+        logits[7, 3] = infinity
+        broken, whole = [1, 3, 5, 7, 9], [0, 2, 4, 6, 8, 10]
+        greedy = self.kernels.greedy(logits)
+        assert greedy[broken].tolist() == [NO_TOKEN] * len(broken)
+        assert torch.equal(greedy[whole], logits[whole].argmax(-1))
+        limits = (torch.full((11,), vocabulary), torch.full((11,), 0.9), torch.full((11,), 0.01))
+        uniform = torch.rand(11, dtype=torch.float64)
+        drawn = self.kernels.sample(logits.float(), *limits, uniform)
+        assert drawn[broken].tolist() == [NO_TOKEN] * len(broken)
+        alone = (x[whole] for x in (logits.float(), *limits, uniform))
+        assert torch.equal(drawn[whole], self.kernels.sample(*alone)) and drawn[whole].min() >= 0
+        assert drawn[10] == 0
 
     @pytest.mark.parametrize("vocabulary, masked", [(50, [2]), (1500, [3, 0]), (2049, [])])
     def test_masks(self, dtype: torch.dtype, vocabulary: int, masked: list[int]) -> None:

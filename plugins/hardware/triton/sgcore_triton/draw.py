@@ -47,10 +47,19 @@ TOP_K, TOP_P, DRAW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
+def _largest(logits, best, row):
+    """The row's largest logit; infinite where the row has no token, so that nothing is near it."""
+    token = tl.load(best + row)
+    return tl.load(logits + token, mask=token >= 0, other=float("inf"))
+
+
+@triton.jit
 def _distance(logits, ids, vocab_size, largest):
     """int32 that order tokens by falling probability; everything that has none comes last."""
-    below = largest - tl.load(logits + ids, mask=ids < vocab_size, other=float("-inf"))
-    # Not a number, or infinitely far: the comparison fails, and the conversion is given a number nonetheless.
+    x = tl.load(logits + ids, mask=ids < vocab_size, other=float("-inf"))
+    # Of what is infinite or not a number there is no difference to an infinity.
+    below = largest - tl.where(x < float("inf"), x, float("-inf"))
+    # Infinitely far: the comparison fails, and the conversion is given a number nonetheless.
     is_near = below < 32.0
     return tl.where(is_near, (tl.where(is_near, below, 0.0) * UNIT).to(tl.int32), FARTHEST)
 
@@ -87,7 +96,7 @@ def _first_level(
     wait_for_inputs(PDL)
     logits += row * stride
     scratch += row * SCRATCH
-    largest = tl.load(logits + tl.load(best + row))
+    largest = _largest(logits, best, row)
     is_counted = tl.load(top_k + row) < vocab_size
     floor = tl.load(min_p + row)
     one = tl.full((BLOCK,), 1, tl.int64)
@@ -133,7 +142,7 @@ def _second_level(
             tl.store(scratch + PLACE, prefix.to(tl.int64))
             tl.store(scratch + COUNT, count)
             tl.store(scratch + MASS, mass)
-        largest = tl.load(logits + tl.load(best + row))
+        largest = _largest(logits, best, row)
         level = scratch + LEVELS + WHICH * SEARCH
         one = tl.full((BLOCK,), 1, tl.int64)
         for start in range(0, part_size, BLOCK):
@@ -169,7 +178,7 @@ def _third_level(
             tl.store(scratch + PLACE + DEEPER, prefix.to(tl.int64))
             tl.store(scratch + COUNT + DEEPER, count + more)
             tl.store(scratch + MASS + DEEPER, mass + more_mass)
-        largest = tl.load(logits + tl.load(best + row))
+        largest = _largest(logits, best, row)
         one = tl.full((BLOCK,), 1, tl.int64)
         for start in range(0, part_size, BLOCK):
             ids = part * part_size + start + tl.arange(0, BLOCK)
@@ -241,7 +250,7 @@ def _count_equals(
     found = tl.zeros((BLOCK,), tl.int32)
     if target >= 0:
         wanted, _, _ = _end(scratch, target, DRAW)
-        largest = tl.load(logits + tl.load(best + row))
+        largest = _largest(logits, best, row)
         for start in range(0, part_size, BLOCK):
             ids = part * part_size + start + tl.arange(0, BLOCK)
             is_equal = (ids < vocab_size) & (_distance(logits, ids, vocab_size, largest) == wanted)
@@ -267,7 +276,7 @@ def _pick(
         found = tl.load(equals + row * parts + places, mask=places < parts, other=0)
         part = tl.minimum(tl.sum((tl.cumsum(found, 0) <= nth).to(tl.int32), 0), parts - 1)
         seen = tl.sum(tl.where(places < part, found, 0), 0)
-        largest = tl.load(logits + token)
+        largest = _largest(logits, best, row)
         for start in range(0, part_size, BLOCK):
             ids = part * part_size + start + tl.arange(0, BLOCK)
             is_equal = (ids < vocab_size) & (_distance(logits, ids, vocab_size, largest) == wanted)

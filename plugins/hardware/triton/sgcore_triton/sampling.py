@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sgcore import kernels
 from sgcore_triton.launch import overlap, wait_for_inputs
 from sgcore_triton.targets import FLOATS, runs_here
 
@@ -16,6 +17,9 @@ PROGRAMS = 4096
 """Most programs for a batch: enough to hide each other's latencies, and for parts of 8192 logits with 256 rows."""
 LSE_PART = 8192
 """Logits of one partial sum; fixed, so that a row's result doesn't depend on how many rows there are."""
+NO_TOKEN = tl.constexpr(kernels.NO_TOKEN)
+INFINITY, NEGATIVE_INFINITY = tl.constexpr(0x7F800000), tl.constexpr(-0x7F800001)
+"""As `_ranked` orders them; NaN comes after both."""
 
 
 @triton.jit
@@ -46,7 +50,10 @@ def _best_of_row(best, out, parts, PARTS: tl.constexpr, PDL: tl.constexpr):
     places = tl.arange(0, PARTS)
     wait_for_inputs(PDL)
     ranked = tl.load(best + row * parts + places, mask=places < parts, other=-0x7FFFFFFFFFFFFFFF)
-    tl.store(out + row, 0x7FFFFFFF - (tl.max(ranked, 0) & 0x7FFFFFFF))
+    found = tl.max(ranked, 0)
+    order = (found >> 32).to(tl.int32)
+    is_finite = (order > NEGATIVE_INFINITY) & (order < INFINITY)
+    tl.store(out + row, tl.where(is_finite, 0x7FFFFFFF - (found & 0x7FFFFFFF), NO_TOKEN))
 
 
 def takes(logits: Tensor) -> bool:

@@ -104,16 +104,29 @@ template <class T> float rate_of(const T *x, int64_t size) {
     return (most(peak) > rest ? most(peak) : rest) / LARGEST;
 }
 
+constexpr int64_t NO_TOKEN = -1;  // Of a row whose logits are broken.
+
+// The largest number of a row; NaN where there is any.
+template <class T> float peak_of(const T *x, int64_t size) {
+    Floats found = splat(-__builtin_inff());
+    Ints is_nan{};
+    float rest = -__builtin_inff();
+    for_row(size, [&](int64_t i) { Floats a = load(x + i); found = larger(a, found); is_nan |= a != a; },
+            [&](int64_t i) { float a = widen(x[i]); rest = a <= rest ? rest : a; });
+    for (int i = 0; i < WIDTH; ++i)
+        if (is_nan[i]) return __builtin_nanf("");
+    return most(found) > rest ? most(found) : rest;
+}
+
+SGCORE_INLINE bool is_finite(float x) { return x - x == 0; }
+
 // The lowest of the places with the largest number.
 template <class T> int64_t largest(const T *x, int64_t size) {
-    Floats found = splat(-__builtin_inff());
-    float rest = -__builtin_inff();
-    for_row(size, [&](int64_t i) { found = larger(load(x + i), found); },
-            [&](int64_t i) { rest = widen(x[i]) > rest ? widen(x[i]) : rest; });
-    float value = most(found) > rest ? most(found) : rest;
-    for (int64_t i = 0; i < size; ++i)
-        if (widen(x[i]) == value) return i;
-    return 0;
+    float value = peak_of(x, size);
+    if (!is_finite(value)) return NO_TOKEN;
+    int64_t place = 0;
+    while (widen(x[place]) != value) ++place;
+    return place;
 }
 
 template <class T> void greedy(const T *logits, int64_t rows, int64_t size, int64_t *out, int64_t threads) {

@@ -31,13 +31,6 @@ SGCORE_INLINE float logit_of(uint64_t key) {
     return logit;
 }
 
-inline float peak_of(const float *x, int64_t size) {
-    Floats found = splat(-__builtin_inff());
-    float rest = -__builtin_inff();
-    for_row(size, [&](int64_t i) { found = larger(load(x + i), found); }, [&](int64_t i) { rest = x[i] > rest ? x[i] : rest; });
-    return most(found) > rest ? most(found) : rest;
-}
-
 inline double mass_of(const float *x, int64_t size, float peak) {
     Floats total{};
     double rest = 0;
@@ -86,6 +79,7 @@ inline int64_t choose(const Sampling &s, int64_t row, const uint64_t *keys, int6
 inline int64_t sample_row(const Sampling &s, int64_t row, uint64_t *keys) {
     const float *x = s.logits + row * s.size;
     float peak = peak_of(x, s.size);
+    if (!is_finite(peak)) return NO_TOKEN;
     double mass = mass_of(x, s.size, peak);
     for (float reach : {4.0f, 8.0f, 16.0f, __builtin_inff()}) {
         int64_t count = collect(x, s.size, peak - reach, keys);
