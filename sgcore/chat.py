@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -79,7 +80,7 @@ class Conversation:
                 if response.status_code != 200:
                     response.read()
                     raise LaunchError(_reason(response))
-                for piece in _pieces(response.iter_lines()):
+                for piece in _pieces(httpx2.EventSource(response, max_event_size=None)):
                     pieces.append(piece)
                     yield piece
         except httpx2.HTTPError as error:
@@ -90,6 +91,9 @@ class Conversation:
 def converse(conversation: Conversation) -> int:
     """Read lines and print answers until the end of input. Ctrl-C ends an answer, or the program between answers."""
     is_terminal = sys.stdin.isatty()
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that the terminal doesn't have ends no conversation
     if is_terminal:
         _enable_line_editing()
         print(f"{conversation.model}; /clear starts anew, /exit ends")
@@ -117,14 +121,16 @@ def _answer(conversation: Conversation, text: str) -> None:
     print()
 
 
-def _pieces(lines: Iterator[str]) -> Iterator[str]:
-    """Text of the events of a stream. Raises LaunchError for an error event."""
-    for line in lines:
-        data = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or data == "[DONE]":
+def _pieces(events: httpx2.EventSource) -> Iterator[str]:
+    """Text of the events of a stream. Raises LaunchError for an error event, and for one that is no JSON object."""
+    for sent in events:
+        if sent.data == "[DONE]":
             continue
-        event = json.loads(data)
-        if "error" in event:
+        try:
+            event = json.loads(sent.data)
+        except ValueError as error:
+            raise LaunchError(f"the server sent an event that is no JSON: {sent.data[:200]}") from error
+        if not isinstance(event, dict) or "error" in event:
             raise LaunchError(_error_text(event))
         for choice in event.get("choices", []):
             if piece := choice.get("delta", {}).get("content"):

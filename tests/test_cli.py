@@ -228,14 +228,14 @@ class OneAnswer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(body)
-        events = [{"choices": [{"delta": {"content": piece}}]} for piece in ("Hel", "lo")]
-        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        events = [{"choices": [{"delta": {"content": piece}}]} for piece in ("Hel\u2028", "\u0085lo\u2029")]
+        text = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events)
         self._send(text + "data: [DONE]\n\n", "text/event-stream")
 
     def _send(self, text: str, kind: str) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -266,7 +266,8 @@ def test_chat_streams_remembers_and_clears():
     finally:
         server.shutdown()
         server.server_close()
-    assert (result.returncode, result.stdout) == (0, "Hello\nHello\nHello\n"), result.stderr
+    answer = "Hel\u2028\u0085lo\u2029"
+    assert (result.returncode, result.stdout) == (0, f"{answer}\n" * 3), result.stderr
     texts = [[message["content"] for message in body["messages"]] for body in OneAnswer.asked]
-    assert texts == [["Be brief.", "one"], ["Be brief.", "one", "Hello", "two"], ["Be brief.", "three"]]
+    assert texts == [["Be brief.", "one"], ["Be brief.", "one", answer, "two"], ["Be brief.", "three"]]
     assert all(body["max_tokens"] == 8 and body["model"] == "tiny" and body["stream"] for body in OneAnswer.asked)

@@ -141,7 +141,7 @@ async def _grouped(asked: argparse.Namespace, prompts: Prompts) -> list[Work]:
 
 def _read_work(path: str) -> list[Work]:
     try:
-        entries = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        entries = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
         prompts = [(entry["prompt"], int(entry["max_tokens"])) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LaunchError(

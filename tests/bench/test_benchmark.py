@@ -102,7 +102,7 @@ def test_a_seed_gives_the_same_prompts(tmp_path: Path, url: str, frontend: FakeF
 
 def test_a_file_of_prompts(tmp_path: Path, url: str, frontend: FakeFrontend) -> None:
     file = tmp_path / "work.jsonl"
-    file.write_text('{"prompt": "ab", "max_tokens": 3}\n\n{"prompt": [97], "max_tokens": 2}\n')
+    file.write_text('{"prompt": "ab", "max_tokens": 3, "note": "\u2028"}\n\n{"prompt": [97], "max_tokens": 2}\n')
     found = record(tmp_path, url, "--backend", "openai", "--dataset-path", str(file), "--warmup-requests", "0")
     assert (found["dataset_name"], found["total_input_tokens"], found["total_output_tokens"]) == ("custom", 4, 5)
     file.write_text('{"text": "ab"}\n')
@@ -216,7 +216,7 @@ def test_the_table_has_a_line_for_each_figure() -> None:
 
 
 def test_events_survive_every_split() -> None:
-    whole = 'data: {"a": "é"}\n\ndata: {"a": 2}\r\n\n: comment\n\ndata: [DONE]\n\n'.encode()
+    whole = 'data: {"a": "é\u2028\x85"}\n\ndata: {"a": 2}\r\n\n: comment\n\ndata: [DONE]\n\n'.encode()
 
     class Response:
         def __init__(self, cut: int) -> None:
@@ -229,7 +229,7 @@ def test_events_survive_every_split() -> None:
     async def read(cut: int) -> list[Any]:
         return [event async for event in _events(Response(cut))]  # type: ignore[arg-type]
 
-    assert all(asyncio.run(read(cut)) == [{"a": "é"}, {"a": 2}] for cut in range(len(whole) + 1))
+    assert all(asyncio.run(read(cut)) == [{"a": "é\u2028\x85"}, {"a": 2}] for cut in range(len(whole) + 1))
 
 
 def test_no_torch_is_imported() -> None:

@@ -52,9 +52,9 @@ def stream(server: Server, tokens: int) -> list[int]:
     last: Any = None
     with httpx2.stream("POST", f"{server.url}/generate", json=body, timeout=120) as reply:
         assert reply.status_code == 200
-        for line in reply.iter_lines():
-            if line.startswith("data: {"):
-                last = json.loads(line.removeprefix("data: "))
+        for event in httpx2.EventSource(reply):
+            if event.data != "[DONE]":
+                last = event.json()
     assert last["meta_info"]["finish_reason"]["type"] == "length"
     return list(last["output_ids"])
 

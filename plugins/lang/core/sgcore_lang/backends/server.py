@@ -59,7 +59,7 @@ class RuntimeEndpoint(Backend):
             if "input_ids" in event:
                 return reply_of(call, event)
             if "text" in event:
-                progress(event["piece"], event["text"])
+                progress(event["piece"], event["text"], event["meta_info"])
         raise BackendError(f"{self.base_url} ended a stream in the middle")
 
     async def render(self, messages: Sequence[Message], continues: bool) -> Sequence[int]:
@@ -93,9 +93,9 @@ class RuntimeEndpoint(Backend):
 
     async def _events(self, path: str, body: Any) -> AsyncIterator[dict[str, Any]]:
         async with self._sent("POST", path, body) as response:
-            async for line in response.aiter_lines():
-                if line.startswith("data: {"):
-                    event = json.loads(line[6:])
+            async for sent in httpx2.EventSource(response, max_event_size=None):
+                if sent.data != "[DONE]":
+                    event = json.loads(sent.data)
                     if "error" in event:
                         raise BackendError(event["error"]["message"])
                     yield event
