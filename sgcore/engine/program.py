@@ -204,10 +204,13 @@ class Program:
     def progress(self, changes: Changes) -> Iterator[Result]:
         """The piece in the making as it grows, for streams: of a generation, its first sample."""
         place = len(self.results)
-        if place < len(self.pieces) and self.pieces[place].gen is not None:
+        piece = self.pieces[place].gen if place < len(self.pieces) else None
+        if piece is not None:
             for _, generation in changes:
                 if generation.index == 0:
-                    yield {"piece": place - self.given, "text": generation.text, "meta_info": {"id": self.rid}}
+                    shown = self._show(generation, piece)
+                    meta = {**shown["meta_info"], "id": self.rid}
+                    yield {"piece": place - self.given, "text": shown["text"], "meta_info": meta}
 
     def reply(self) -> Result:
         """Everything: a result for each piece, all token ids, and the counts of all requests together."""

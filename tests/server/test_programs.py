@@ -78,6 +78,9 @@ def test_a_stream_brings_each_piece_as_it_grows_and_the_whole_at_the_end(client:
     assert [(event["piece"], event["text"]) for event in events if "text" in event and "piece" in event] == [
         (1, "a"), (1, "ab"), (2, "a"),
     ]  # fmt: skip
+    growing = [event["meta_info"] for event in events if "text" in event and "piece" in event]
+    assert [(meta["prompt_tokens"], meta["completion_tokens"]) for meta in growing] == [(4, 1), (4, 2), (6, 1)]
+    assert len({meta["id"] for meta in growing}) == 1
     assert [event["piece"] for event in events if "result" in event] == [0, 1, 2]
     assert events[-1]["text"] == "caba" and len(events[-1]["pieces"]) == 3
 

@@ -21,6 +21,7 @@ _HOMES = {
     "Runtime": "runtime",
     "SglFunction": "program",
     "function": "program",
+    "global_config": "default",
     "set_default_backend": "default",
     "flush_cache": "commands",
     "get_server_info": "commands",

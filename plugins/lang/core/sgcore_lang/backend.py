@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from sgcore.lang import Generate, Generated, Media, Score
 from sgcore_lang.errors import NotSupported
 
 Piece: TypeAlias = "str | Generate | Score | Media"
 Message: TypeAlias = "dict[str, Any]"
-Progress: TypeAlias = "Callable[[int, str], None]"
-"""Takes a piece's place and all its text so far."""
+
+
+class Progress(Protocol):
+    """Takes a piece's place, all its text so far, and what the backend tells of it by then (`meta_info`)."""
+
+    def __call__(self, place: int, text: str, meta: Mapping[str, Any] | None = None, /) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from sgcore_lang import loop
-from sgcore_lang.default import backend_or_default
+from sgcore_lang.default import backend_or_default, global_config
 from sgcore_lang.state import AsyncProgramState, ProgramState
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _states(
 ) -> Iterator[ProgramState]:
     started: deque[tuple[ProgramState, Future[None]]] = deque()
     with ExitStack() as stack:
-        if len(runs) > 1 and hints:
+        if len(runs) > 1 and hints and global_config.enable_precache_with_tracing:
             _pin_prefix(program, backend, len(runs), stack)
         bar = stack.enter_context(_bar(len(runs))) if progress_bar else None
         start = stack.enter_context(_Starter(program, width))

@@ -43,6 +43,11 @@ class ForkGroup:
     def __getitem__(self, place: int) -> Any:
         return self.states[place]
 
+    def __setitem__(self, place: int, state: Any) -> None:
+        """Take back what `forks[place] += ...` gives. Raises TypeError for anything but the state that is there."""
+        if self.states[place] is not state:
+            raise TypeError("a fork can't be replaced; add to it with forks[i] += ...")
+
     def __len__(self) -> int:
         return len(self.states)
 

@@ -183,8 +183,8 @@ class Interpreter:
     def _progress(self, items: list[Item]) -> Progress:
         told = [item for item in items if item.piece != ""]
 
-        def progress(place: int, text: str) -> None:
-            told[place].text = text
+        def progress(place: int, text: str, meta: Mapping[str, Any] | None = None, /) -> None:
+            told[place].text, told[place].meta = text, meta
             self._state.notify()
 
         return progress

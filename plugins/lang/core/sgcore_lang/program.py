@@ -9,10 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 from sgcore_lang import loop
-from sgcore_lang.default import backend_or_default
+from sgcore_lang.default import backend_or_default, global_config
 from sgcore_lang.executor import Executor
 from sgcore_lang.sampling import RUN_DEFAULTS, run_parameters
 from sgcore_lang.state import AsyncProgramState, ProgramState
+
+PRINTS_TEXT = 2
+"""`global_config.verbosity` from which the text of each run is printed."""
 
 
 class SglFunction:
@@ -105,7 +108,7 @@ class SglFunction:
         """A state for a run, and the function's own arguments."""
         sampling = {name: given[name] for name in RUN_DEFAULTS if name in given and name not in self.arg_names}
         arguments = {name: value for name, value in given.items() if name not in sampling}
-        defaults = run_parameters(sampling)
+        defaults = {**global_config.sampling(), **run_parameters(sampling)}
         executor = Executor(backend_or_default(backend), defaults, streams, hints=hints)
         return executor, {**arguments, **self.bind_arguments}
 
@@ -115,7 +118,12 @@ class SglFunction:
             inner = AsyncProgramState(state.executor)
             loop.wait(self.body(inner, args, arguments))
             state.ret_value = inner.ret_value
-            return
+        else:
+            self._run_plain(state, args, arguments)
+        if global_config.verbosity >= PRINTS_TEXT:
+            print(state.text())
+
+    def _run_plain(self, state: ProgramState, args: Sequence[Any], arguments: Mapping[str, Any]) -> None:
         try:
             state.ret_value = self.func(state, *args, **arguments)
         except BaseException as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Item:
     """Whether its result becomes the variable `name`."""
     name: str | None = None
     result: Generated | None = None
+    meta: Mapping[str, Any] | None = None
+    """What the backend tells of a text that still grows."""
 
 
 @dataclass

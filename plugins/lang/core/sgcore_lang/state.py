@@ -94,7 +94,10 @@ class Writer:
         return {"requests": self.executor.usage.requests, **self.executor.usage.tokens}
 
     def text_async_iter(self, var_name: str | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
-        """New text of a variable, or of all, as it comes; with `return_meta_data` pairs of text and information."""
+        """New text of a variable, or of all, as it comes.
+
+        With `return_meta_data` and a variable: pairs of new text and what the backend tells of the variable by then.
+        """
         return Stream(self.executor, var_name).texts_async(return_meta_data)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import json
 import threading
 import time
 
+import httpx2
 import psutil
 import pytest
 
 import sgcore_lang as sgl
-from sgcore.lang import Score
+from sgcore.lang import Generated, Score
+from sgcore_lang.backend import Reply
 
 SAMPLING = (
     "max_new_tokens n stop stop_token_ids stop_regex temperature top_p top_k min_p frequency_penalty presence_penalty "
@@ -89,7 +92,7 @@ def test_a_function_may_have_an_argument_named_like_a_parameter_of_sampling(back
 
 
 def test_without_a_backend_it_says_how_to_give_one(monkeypatch):
-    monkeypatch.setattr("sgcore_lang.default._default", None)
+    monkeypatch.setattr(sgl.global_config, "default_backend", None)
     with pytest.raises(ValueError, match="set_default_backend"):
         one.run("a")
     with pytest.raises(TypeError, match="got str"):
@@ -207,10 +210,69 @@ def test_what_the_body_of_a_stream_raises_is_raised_at_the_read(backend):
 
 
 async def test_a_stream_for_coroutines(backend):
+    is_read = threading.Event()
+
+    class InTwoSteps(sgl.Backend):
+        async def run(self, call, progress=None):
+            progress(1, "<", {"completion_tokens": 1})
+            await asyncio.to_thread(is_read.wait, 30)
+            return Reply([Generated("<a>", ("<a>",), {"completion_tokens": 3})])
+
+    pairs = []
+    async for pair in one.run("a", backend=InTwoSteps(), stream=True).text_async_iter("x", return_meta_data=True):
+        pairs.append(pair)
+        is_read.set()
+    assert pairs == [("<", {"completion_tokens": 1}), ("a>", {"completion_tokens": 3})]
     state = one.run("a", backend=backend, stream=True)
-    pairs = [pair async for pair in state.text_async_iter("x", return_meta_data=True)]
-    assert "".join(text for text, _ in pairs) == "<a>"
-    assert pairs[-1][1] is not None or state.get_meta_info("x")
+    assert "".join([text async for text in state.text_async_iter(return_meta_data=True)]) == "a<a>."
+
+
+def test_a_servers_stream_may_have_any_character():
+    text = "one\u2028two\u0085three\u2029end"
+    grown = {"piece": 0, "text": text[:4], "meta_info": {"completion_tokens": 1}}
+    meta = {"finish_reason": {"type": "stop"}, "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 4}
+    whole = {"pieces": [{"text": text, "meta_info": meta}], "input_ids": [1], "meta_info": meta}
+    events = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in (grown, whole))
+
+    def answer(request):
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, text=f"{events}data: [DONE]\n\n")
+
+    server = sgl.RuntimeEndpoint("http://somewhere")
+    server._client = httpx2.AsyncClient(base_url=server.base_url, transport=httpx2.MockTransport(answer))
+
+    @sgl.function
+    def ask(s):
+        s += sgl.gen("x")
+
+    assert "".join(ask.run(backend=server, stream=True).text_iter("x")) == text
+
+
+# -- settings of the process -------------------------------------------------------------------------------------
+
+
+def test_global_config_is_read_where_sglangs_is(backend, monkeypatch, capsys):
+    monkeypatch.setattr(sgl.global_config, "default_backend", backend)
+    one.run("a").sync()
+    assert "skip_special_tokens" not in backend.calls[-1].pieces[-1].params and capsys.readouterr().out == ""
+    monkeypatch.setattr(sgl.global_config, "skip_special_tokens_in_output", False)
+    monkeypatch.setattr(sgl.global_config, "spaces_between_special_tokens_in_out", False)
+    monkeypatch.setattr(sgl.global_config, "verbosity", 2)
+    one.run("a").sync()
+    params = backend.calls[-1].pieces[-1].params
+    assert (params["skip_special_tokens"], params["spaces_between_special_tokens"]) == (False, False)
+    assert capsys.readouterr().out == "a<a>.\n"
+    with pytest.raises(AttributeError):
+        sgl.global_config.verbose = 1
+
+
+def test_global_config_can_leave_the_beginning_of_a_batch_alone(backend, monkeypatch):
+    @sgl.function
+    def long(s, question):
+        s += "A beginning that is long enough to be computed ahead of all the runs. " + question + sgl.gen("x")
+
+    monkeypatch.setattr(sgl.global_config, "enable_precache_with_tracing", False)
+    long.run_batch([("a",), ("b",)], backend=backend)
+    assert backend.requests == 2
 
 
 # -- coroutines --------------------------------------------------------------------------------------------------

@@ -440,6 +440,18 @@ def test_what_forks_add(backend):
     assert run(body, backend).ret_value == ["Rsame one0", "Rsame <me >1"]
 
 
+def test_one_fork_is_added_to_in_place(backend):
+    def body(s):
+        forks = s.fork(2)
+        for place in range(2):
+            forks[place] += f"{place}" + sgl.gen("x")
+        with pytest.raises(TypeError, match="can't be replaced"):
+            forks[0] = forks[1]
+        forks.join("concate_and_append")
+
+    assert run(body, backend).text() == "0<0>1<1>"
+
+
 def test_forks_know_what_the_parent_knew(backend):
     def body(s):
         s += "R" + sgl.gen("a")

@@ -43,7 +43,7 @@ class InProcess(Backend):
                 async for event in events:
                     last = event
                     if progress is not None and "piece" in event:
-                        progress(event["piece"], event["text"])
+                        progress(event["piece"], event["text"], event["meta_info"])
         except RequestError as error:
             raise BackendError(str(error), error.status) from error
         return reply_of(call, last)

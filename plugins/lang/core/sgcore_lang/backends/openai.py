@@ -60,7 +60,7 @@ class OpenAI(RuntimeEndpoint):
             answer = event
             for choice in event["choices"]:
                 texts[choice["index"]] = texts.get(choice["index"], "") + _text_of(choice, "delta")
-            progress(len(call.pieces) - 1, texts.get(0, ""))
+            progress(len(call.pieces) - 1, texts.get(0, ""), {"id": event.get("id")})
         return _reply([texts[index] for index in sorted(texts)], answer)
 
     def _chat(self, call: Call) -> tuple[str, dict[str, Any]]:

@@ -91,7 +91,7 @@ class Scripted(Backend):
         """A stream brings one character after the other."""
         if progress is not None:
             for end in range(1, len(text) + 1):
-                progress(place, text[:end])
+                progress(place, text[:end], {"finish_reason": None, "completion_tokens": len(text[:end].encode())})
                 await asyncio.sleep(self._delay_s)
 
     async def render(self, messages: Sequence[Mapping[str, str]], continues: bool) -> Sequence[int]:
