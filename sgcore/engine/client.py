@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from sgcore.config import Choices
 from sgcore.engine.checkpoint import CheckpointAhead
 from sgcore.engine.frontend import Frontend
 from sgcore.engine.messages import Command, Failed, Found, FromCore, Planned, ToCore
+from sgcore.engine.sockets import SocketFolder
 from sgcore.errors import LaunchError
 from sgcore.plugins.plan import Plan
 
@@ -104,25 +104,24 @@ class CoreProcess:
 
     def __init__(self, given: Mapping[str, Any], checkpoint: CheckpointAhead | None = None) -> None:
         """`given`: what `sgcore.engine.process` reads; `checkpoint`: who wants to know where the checkpoint is."""
-        self.folder = tempfile.mkdtemp(prefix="sgcore-")
-        os.chmod(self.folder, 0o700)
+        self.folder = SocketFolder()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._outgoing, self._incoming = context.socket(zmq.PUSH), context.socket(zmq.PULL)
         for socket, name in ((self._outgoing, "to-core"), (self._incoming, "from-core")):
             socket.set_hwm(0)
             socket.linger = 0
-            socket.bind(f"ipc://{self.folder}/{name}")
+            socket.bind(f"ipc://{self.folder.path}/{name}")
         self._encoder = msgspec.msgpack.Encoder()
         self._send_lock = threading.Lock()
         self._is_closing = False
         self._reader: threading.Thread | None = None
         self._checkpoint = checkpoint
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "sgcore.engine.process", self.folder], stdin=subprocess.PIPE, text=True
+        self.process = start_owned(
+            [sys.executable, "-m", "sgcore.engine.process", str(self.folder.path), str(os.getpid())]
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(given))
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:  # its exit is noticed by who waits
+            stdin.write(json.dumps(given))
 
     def planned(self) -> Plan:
         """The plan of a core that was started with choices. Raises `LaunchError` with its reason if it has none."""
@@ -191,7 +190,27 @@ class CoreProcess:
             self._reader.join(timeout=5)
         for socket in (self._outgoing, self._incoming):
             socket.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.remove()
+
+
+def start_owned(command: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a process, in a process group of its own, from a thread that stays until it has ended.
+
+    A child that asks the kernel to end with its parent is ended with the thread that started it.
+    """
+    started: Future[subprocess.Popen[str]] = Future()
+
+    def own() -> None:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, process_group=0)
+        except BaseException as error:
+            started.set_exception(error)
+        else:
+            started.set_result(process)
+            process.wait()
+
+    threading.Thread(target=own, name="sgcore-core-owner", daemon=True).start()
+    return started.result()
 
 
 def describe_exit(code: int) -> str:

@@ -1,6 +1,7 @@
-"""`python -m sgcore.engine.process FOLDER`: an engine core in a process of its own.
+"""`python -m sgcore.engine.process FOLDER PARENT`: an engine core in a process of its own, child of process `PARENT`.
 
-A JSON object on stdin has its `plan`, or the `choices` to make one of and their `origins`.
+A JSON object on stdin has its `plan`, or the `choices` to make one of and their `origins`. What takes long to import is
+imported once the process is bound to its parent.
 """
 
 from __future__ import annotations
@@ -13,30 +14,50 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sgcore.config import Choices
-from sgcore.engine.client import SocketChannel
-from sgcore.engine.core import run_core
-from sgcore.engine.messages import Failed, Found, Planned
-from sgcore.errors import LaunchError
-from sgcore.plugins.plan import Plan
-from sgcore.plugins.resolve import resolve_aloud
+if TYPE_CHECKING:
+    from sgcore.engine.client import SocketChannel
+    from sgcore.plugins.plan import Plan
 
 PR_SET_PDEATHSIG = 1
+LOOK_EVERY_S = 1.0
 
 
 def main() -> int:
-    """Die with the parent, ignore the terminal's Ctrl-C (the parent ends us), run."""
+    """Bind this process to its parent, leave Ctrl-C to it (the parent ends us), run."""
+    end_with(int(sys.argv[2]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    return run(json.loads(sys.stdin.read()), sys.argv[1])
+
+
+def end_with(parent: int) -> None:
+    """Have this process end when its parent does, and now if the parent has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setpgid(0, 0)
-    given = json.loads(sys.stdin.read())
-    channel = SocketChannel(sys.argv[1])
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_EVERY_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    # The kernel's signal comes at once, but not for a parent that ended before it was asked for, nor on every system.
+    if os.getppid() != parent:
+        sys.exit(1)
+    threading.Thread(target=look, name="sgcore-parent", daemon=True).start()
+
+
+def run(given: Mapping[str, Any], folder: str) -> int:
+    """Make the plan, if it isn't given, and compute until the frontend says stop; returns the exit code."""
+    from sgcore.engine.client import SocketChannel
+    from sgcore.engine.core import run_core
+
+    channel = SocketChannel(folder)
     gc.disable()  # importing torch leaves no garbage, and looking for it takes a tenth of the time
     plan = made(given, channel)
     gc.enable()
@@ -51,6 +72,12 @@ def main() -> int:
 
 def made(given: Mapping[str, Any], channel: SocketChannel) -> Plan | None:
     """The plan that is given, or made of what is given; None: there can't be one, and the frontend knows why."""
+    from sgcore.config import Choices
+    from sgcore.engine.messages import Failed, Found, Planned
+    from sgcore.errors import LaunchError
+    from sgcore.plugins.plan import Plan
+    from sgcore.plugins.resolve import resolve_aloud
+
     if "plan" in given:
         return Plan.from_json(given["plan"])
     try:
