@@ -8,6 +8,7 @@ from typing import Any
 from sgcore.config import Choices
 from sgcore.engine.client import start_core_thread
 from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.limits import logprob_fields
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.run_pieces import arun_pieces, last, make_program, run_pieces
 from sgcore.engine.sampling import sampling_from
@@ -124,16 +125,15 @@ class Engine:
         wanted = list(sampling_params) if isinstance(sampling_params, list) else [sampling_params] * len(given)
         if len(wanted) != len(given):
             raise RequestError(f"{len(given)} prompts but {len(wanted)} sampling_params", param="sampling_params")
-        top = top_logprobs_num if return_logprob else -1
+        logprobs = logprob_fields(return_logprob, logprob_start_len, top_logprobs_num)
         return [
             Prompt(
                 sampling_from(params, self.frontend.defaults),
                 text=one if isinstance(one, str) else None,
                 input_ids=None if isinstance(one, str) else list(one),
                 rid=rid if rid is None or is_single else f"{rid}-{place}",
-                logprob_start=logprob_start_len if return_logprob else -1,
-                top_logprobs=top,
                 timeout_s=timeout,
+                **logprobs,
             )
             for place, (one, params) in enumerate(zip(given, wanted, strict=True))
         ], is_single

@@ -18,6 +18,15 @@ from typing import Any
 import msgspec
 
 from sgcore.engine.checkpoint import Checkpoint, read_checkpoint
+from sgcore.engine.limits import (
+    MAX_NAMESPACE_CHARS,
+    MAX_RID_CHARS,
+    MAX_TOP_LOGPROBS,
+    check_name,
+    check_number,
+    check_text,
+    check_timeout,
+)
 from sgcore.engine.messages import (
     Abort,
     Command,
@@ -36,6 +45,7 @@ from sgcore.engine.messages import (
     Unpin,
     Vocabulary,
 )
+from sgcore.engine.sampling import INT32_MAX
 from sgcore.engine.stops import StopStrings
 from sgcore.errors import LaunchError, RequestError
 from sgcore.plugins.checkpoint import read_template
@@ -60,6 +70,18 @@ class Prompt:
     priority: int = 0
     namespace: str = ""
     timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise RequestError for what no server takes. The frontend knows the vocabulary and the context."""
+        if self.text is not None:
+            check_text("text", self.text)
+        if self.rid is not None:
+            check_name("rid", self.rid, 1, 2 * MAX_RID_CHARS)
+        check_number("logprob_start_len", self.logprob_start, -1)
+        check_number("top_logprobs_num", self.top_logprobs, -1, MAX_TOP_LOGPROBS)
+        check_number("priority", self.priority, -INT32_MAX)
+        check_name("cache_salt", self.namespace, 0, MAX_NAMESPACE_CHARS)
+        check_timeout(self.timeout_s)
 
 
 @dataclass
@@ -253,6 +275,7 @@ class Frontend:
         if self.failure is not None:
             raise RequestError(f"the engine core died: {self.failure}", 503)
         ids = self._input_ids(prompt)
+        self._check_volume(prompt, len(ids))
         if prompt.sampling.constraint is not None:
             self._prepare_constraint(prompt.sampling)
         rid = prompt.rid or uuid.uuid4().hex
@@ -290,6 +313,16 @@ class Frontend:
                 code="context_length_exceeded",
             )
         return ids
+
+    def _check_volume(self, prompt: Prompt, tokens: int) -> None:
+        """Refuse what could be sent to the core, and never run."""
+        if prompt.top_logprobs > self.vocab_size:
+            message = f"top_logprobs_num must be at most the vocabulary's {self.vocab_size}, got {prompt.top_logprobs}"
+            raise RequestError(message, param="top_logprobs_num")
+        most, samples = int(self.plan.options["max_queued_tokens"]), prompt.sampling.n
+        if samples > 1 and samples * tokens > most:
+            message = f"{samples} samples of {tokens} prompt tokens are more than {most} (--max-queued-tokens)"
+            raise RequestError(message, param="n")
 
     def _prepare_constraint(self, sampling: SamplingParams) -> None:
         """Refuse what can't work, and tell the core once what grammars are made of."""

@@ -6,11 +6,14 @@ from typing import Any
 
 import msgspec
 
+from sgcore.engine.limits import check_name, check_number, check_text
 from sgcore.errors import RequestError
 
 MAX_PIECES = 1024
 MAX_CHOICES = 1024
 MAX_GROUP_CHARS = 128
+MAX_SCORED_TOKENS = 1 << 22
+"""Of all choices of a piece together, each with the text before it."""
 
 
 class GenPiece(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -75,6 +78,8 @@ def check_pieces(pieces: list[Piece]) -> list[Piece]:
         if piece.media is not None:
             message = f"the model has no vision: it takes text only, and pieces[{place}] is {piece.media.kind[:32]!r}"
             raise RequestError(message, param="pieces", code="unsupported_content")
+        if piece.text is not None:
+            check_text("pieces", piece.text)
         if piece.select is not None:
             _check_choices(place, piece.select)
     return pieces
@@ -84,10 +89,13 @@ def _check_choices(place: int, piece: SelectPiece) -> None:
     if not 0 < len(piece.choices) <= MAX_CHOICES or not all(piece.choices):
         message = f"pieces[{place}].select.choices must be 1 to {MAX_CHOICES} texts that aren't empty"
         raise RequestError(message, param="pieces")
+    for choice in piece.choices:
+        check_text("pieces", choice)
 
 
 def check_group(group: Group | None) -> Group | None:
     """The same group. Raises RequestError for an id or a size out of bounds."""
-    if group is not None and not (0 < len(group.id) <= MAX_GROUP_CHARS and 0 < group.size < 2**31):
-        raise RequestError(f"group needs an id of 1 to {MAX_GROUP_CHARS} characters and a size from 1", param="group")
+    if group is not None:
+        check_name("group.id", group.id, 1, MAX_GROUP_CHARS)
+        check_number("group.size", group.size, 1)
     return group

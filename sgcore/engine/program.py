@@ -15,10 +15,11 @@ from typing import Any
 
 from sgcore.choices import METHODS, UNCONDITIONAL
 from sgcore.engine.frontend import Frontend, Generation, Prompt
+from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields
 from sgcore.engine.merge import Changes
 from sgcore.engine.messages import SamplingParams
 from sgcore.engine.outputs import to_dict
-from sgcore.engine.pieces import GenPiece, Group, Piece, SelectPiece
+from sgcore.engine.pieces import MAX_SCORED_TOKENS, GenPiece, Group, Piece, SelectPiece
 from sgcore.engine.sampling import sampling_from
 from sgcore.engine.scoring import Candidate, candidate, check_method, values
 from sgcore.errors import RequestError
@@ -58,24 +59,32 @@ class Program:
         self.group = group
         self.shared = prompt or Prompt(sampling=SCORING)
         self.rid = self.shared.rid or uuid.uuid4().hex
+        check_name("rid", self.rid, 1, MAX_RID_CHARS)
         self.requests = 0
         self._counts = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
         self._began = time.monotonic()
         self._start = len(self.ids)
-        self._samplings = [self._sampling(piece, frontend.defaults) for piece in self.pieces]
+        self._prompts = [self._asked(piece, frontend.defaults) for piece in self.pieces]
         self._frontend = frontend
         self._steps = self._run()
         self._found: list[dict[int, Generation]] = []
 
     @property
     def chars(self) -> int:
-        """How much text there is to tokenise."""
-        return sum(len(piece.text or "") for piece in self.pieces)
+        """How much text there is to tokenise; a choice is tokenised with what stands before it."""
+        texts = sum(len(piece.text or "") for piece in self.pieces)
+        choices = (choice for piece in self.pieces if piece.select for choice in piece.select.choices)
+        return texts + sum(64 + 2 * len(choice) for choice in choices)
 
-    def _sampling(self, piece: Piece, defaults: Mapping[str, Any]) -> SamplingParams:
+    def _asked(self, piece: Piece, defaults: Mapping[str, Any]) -> Prompt:
+        """What a piece asks of its requests, so that nothing runs before all pieces were found to be right."""
         if piece.select is not None:
             check_method(piece.select.method)
-        return SCORING if piece.gen is None else sampling_from(piece.gen.sampling_params, defaults)
+        gen = piece.gen
+        if gen is None:
+            return self.shared
+        fields = logprob_fields(gen.return_logprob, gen.logprob_start_len, gen.top_logprobs_num)
+        return replace(self.shared, sampling=sampling_from(gen.sampling_params, defaults), **fields)
 
     def advance(self) -> list[Prompt] | None:
         """The next prompts, once all generations of the last ones were taken; None at the end."""
@@ -102,7 +111,7 @@ class Program:
     def _run(self) -> Steps:
         for place, piece in enumerate(self.pieces):
             if piece.gen is not None:
-                yield from self._generate(piece.gen, self._samplings[place])
+                yield from self._generate(piece.gen, self._prompts[place])
             elif piece.select is not None:
                 yield from self._select(piece.select)
             else:
@@ -114,7 +123,7 @@ class Program:
 
     def _commit(self, group: Group) -> Steps:
         """Compute what is left of the tokens and pin them."""
-        yield from self._ask([self._prompt(self.ids, SCORING)])
+        yield from self._ask([self._prompt(self.ids)])
         self._frontend.pin(group.id, self.ids, self.shared.namespace)
 
     def _append(self, text: str) -> None:
@@ -122,12 +131,9 @@ class Program:
         self.ids += encode(text)
         self.results.append({"text": text})
 
-    def _generate(self, piece: GenPiece, sampling: SamplingParams) -> Steps:
-        prompt = self._prompt(self.ids, sampling)
-        if piece.return_logprob:
-            prompt = replace(prompt, logprob_start=piece.logprob_start_len, top_logprobs=piece.top_logprobs_num)
-        (samples,) = yield from self._ask([prompt])
-        self.ids += shown_ids(self.tokenizer, samples[0], sampling)
+    def _generate(self, piece: GenPiece, asked: Prompt) -> Steps:
+        (samples,) = yield from self._ask([self._prompt(self.ids, asked)])
+        self.ids += shown_ids(self.tokenizer, samples[0], asked.sampling)
         shown = [self._show(generation, piece) for generation in samples]
         self.results.append(shown[0] if len(shown) == 1 else _together(shown))
 
@@ -143,6 +149,9 @@ class Program:
     def _select(self, piece: SelectPiece) -> Steps:
         if not self.ids:
             raise RequestError("a choice needs text before it", param="pieces")
+        if len(self.ids) * len(piece.choices) > MAX_SCORED_TOKENS:
+            message = f"{len(piece.choices)} choices behind {len(self.ids)} tokens are more than {MAX_SCORED_TOKENS}"
+            raise RequestError(f"{message} tokens to score", param="pieces")
         found = [candidate(self.tokenizer, self.ids, choice) for choice in piece.choices]
         prompts = [self._scoring(self.ids[: one.start] + one.tokens, one.start) for one in found]
         scored = yield from self._ask(prompts)
@@ -181,10 +190,10 @@ class Program:
         return [(logprob, token, self.tokenizer.token_text(token)) for logprob, token in pairs]
 
     def _scoring(self, ids: list[int], start: int) -> Prompt:
-        return replace(self._prompt(ids, SCORING), logprob_start=start, top_logprobs=0)
+        return replace(self._prompt(ids), logprob_start=start, top_logprobs=0)
 
-    def _prompt(self, ids: list[int], sampling: SamplingParams) -> Prompt:
-        return replace(self.shared, sampling=sampling, text=None, input_ids=list(ids), timeout_s=self._time_left())
+    def _prompt(self, ids: list[int], asked: Prompt | None = None) -> Prompt:
+        return replace(asked or self.shared, text=None, input_ids=list(ids), timeout_s=self._time_left())
 
     def _time_left(self) -> float | None:
         if self.shared.timeout_s is None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from sgcore.engine.frontend import Prompt
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
-from sgcore.server.native import request_ids, request_priority, request_timeout
+from sgcore.server.native import request_ids
 from sgcore.server.openai import Tracker, check_top_logprobs, refuse_not_yet, sampling_of, usage_of
 from sgcore.server.protocol import ChatCompletion, ChatRequest, ContentPart, Message
 from sgcore.server.replies import Parsers, Replies
@@ -135,8 +135,8 @@ async def chat_replies(service: Service, body: ChatRequest) -> Replies:
         sampling=sampling,
         top_logprobs=top_logprobs,
         rid=request_ids(body.rid, 1, "chatcmpl-")[0],
-        priority=request_priority(body.priority),
-        timeout_s=request_timeout(body.timeout),
+        priority=body.priority or 0,
+        timeout_s=body.timeout,
         namespace=body.cache_salt or "",
         input_ids=ids,
     )

@@ -14,7 +14,7 @@ from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.messages import TokenLogprobs
 from sgcore.engine.outputs import finite
 from sgcore.errors import RequestError
-from sgcore.server.native import check_ids, request_ids, request_priority, request_timeout
+from sgcore.server.native import check_ids, request_ids
 from sgcore.server.openai import News, Tracker, check_top_logprobs, refuse_not_yet, sampling_of, usage_of
 from sgcore.server.protocol import (
     Completion,
@@ -69,8 +69,8 @@ def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
             rid=rid,
             top_logprobs=top,
             logprob_start=start,
-            priority=request_priority(body.priority),
-            timeout_s=request_timeout(body.timeout),
+            priority=body.priority or 0,
+            timeout_s=body.timeout,
             namespace=body.cache_salt or "",
         )
         for rid, (text, ids) in zip(rids, inputs, strict=True)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.pieces import Group, Piece
 from sgcore.engine.sampling import INT32_MAX, sampling_from
@@ -19,10 +20,6 @@ from sgcore.errors import RequestError
 from sgcore.server.service import Service, raise_if_failed
 from sgcore.server.sse import EventStream, event, or_disconnect
 from sgcore.server.wire import ENCODER, json_response
-
-MAX_TOP_LOGPROBS = 256
-MAX_RID_CHARS = 256
-MAX_TIMEOUT_S = 1e6
 
 
 class Unsupported(msgspec.Struct, kw_only=True):
@@ -98,20 +95,6 @@ def split_ids(ids: list[Any], param: str) -> list[list[int]]:
     return [check_ids(ids, param)]
 
 
-def request_priority(priority: int | None) -> int:
-    """A priority that the core's messages can carry."""
-    if priority is not None and not -INT32_MAX <= priority <= INT32_MAX:
-        raise RequestError("priority must be a 32-bit whole number", param="priority")
-    return priority or 0
-
-
-def request_timeout(seconds: float | None) -> float | None:
-    """Seconds after which the request ends with 504, wherever it is by then."""
-    if seconds is not None and not 0 < seconds <= MAX_TIMEOUT_S:
-        raise RequestError(f"timeout must be above 0 and at most {MAX_TIMEOUT_S:g} seconds", param="timeout")
-    return seconds
-
-
 def request_ids(rid: str | list[str] | None, count: int, prefix: str = "") -> list[str]:
     """An id for each of `count` prompts: the client's, or made up."""
     if isinstance(rid, list):
@@ -121,8 +104,8 @@ def request_ids(rid: str | list[str] | None, count: int, prefix: str = "") -> li
     else:
         base = rid or prefix + uuid.uuid4().hex
         ids = [base] if count == 1 else [f"{base}_{position}" for position in range(count)]
-    if not all(0 < len(entry) <= MAX_RID_CHARS for entry in ids):
-        raise RequestError(f"rid must be 1 to {MAX_RID_CHARS} characters", param="rid")
+    for entry in ids:
+        check_name("rid", entry, 1, MAX_RID_CHARS)
     if len(set(ids)) != len(ids):
         raise RequestError("rid has the same entry twice", param="rid")
     return ids
@@ -172,21 +155,13 @@ def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
             input_ids=ids,
             sampling=sampling_from(sampling[i], service.defaults),
             rid=rids[i],
-            priority=request_priority(body.priority),
-            timeout_s=request_timeout(body.timeout),
+            priority=body.priority or 0,
+            timeout_s=body.timeout,
             namespace=body.cache_salt or body.extra_key or "",
-            **_logprob_fields(wanted[i], starts[i], tops[i]),
+            **logprob_fields(wanted[i], starts[i], tops[i]),
         )
         prompts.append(prompt)
     return prompts
-
-
-def _logprob_fields(is_wanted: bool, start: int, top: int) -> dict[str, int]:
-    if not -1 <= start <= INT32_MAX:
-        raise RequestError("logprob_start_len must be -1 or a prompt position", param="logprob_start_len")
-    if not 0 <= top <= MAX_TOP_LOGPROBS:
-        raise RequestError(f"top_logprobs_num must be from 0 to {MAX_TOP_LOGPROBS}", param="top_logprobs_num")
-    return {"logprob_start": start, "top_logprobs": top} if is_wanted else {}
 
 
 def _reply(service: Service, body: GenerateRequest, prompt: Prompt, generation: Generation) -> dict[str, Any]:

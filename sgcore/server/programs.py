@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgcore.engine.frontend import Prompt
+from sgcore.engine.limits import check_name
 from sgcore.engine.merge import Changes
 from sgcore.engine.pieces import MAX_GROUP_CHARS, check_group, check_pieces
 from sgcore.engine.program import SCORING, Program, run_program
@@ -23,8 +24,6 @@ from sgcore.server.native import (
     generate_prompts,
     refuse_unsupported,
     request_ids,
-    request_priority,
-    request_timeout,
 )
 from sgcore.server.service import Service
 from sgcore.server.sse import EventStream, event, or_disconnect
@@ -72,8 +71,8 @@ def program_of(service: Service, body: GenerateRequest) -> Program:
     shared = Prompt(
         sampling=SCORING,
         rid=rid,
-        priority=request_priority(body.priority),
-        timeout_s=request_timeout(body.timeout),
+        priority=body.priority or 0,
+        timeout_s=body.timeout,
         namespace=body.cache_salt or body.extra_key or "",
     )
     ids = check_ids(body.input_ids, "input_ids") if body.input_ids is not None else None
@@ -117,7 +116,6 @@ async def release_group(request: Request) -> Response:
     """Let go of a group's pinned prefix. 200 whether or not there was one."""
     service: Service = request.app.state.service
     body = await read(request, RELEASE, service.options.max_body_bytes)
-    if not 0 < len(body.id) <= MAX_GROUP_CHARS:
-        raise RequestError(f"id must be 1 to {MAX_GROUP_CHARS} characters", param="id")
+    check_name("id", body.id, 1, MAX_GROUP_CHARS)
     service.frontend.unpin(body.id, body.cache_salt or body.extra_key or "")
     return json_response({})

@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from sgcore.config import ServerOptions
+from sgcore.engine.pieces import GenPiece, SelectPiece
 from sgcore.engine.sampling import CHECKS, NOT_SUPPORTED, sampling_from
 from sgcore.errors import RequestError
 from sgcore.server.app import create_app
@@ -81,6 +82,23 @@ def test_wrong_types_in_every_field(client: TestClient, path: str, value: Any) -
         assert reply.status_code < 500, (field, value, reply.text)
         if reply.status_code >= 400:
             assert_refused(reply)
+
+
+PIECES: dict[str, dict[str, Any]] = {
+    "gen": {"sampling_params": {"max_new_tokens": 1}, "return_logprob": True},
+    "select": {"choices": ["a"]},
+}
+
+
+@pytest.mark.parametrize("kind", PIECES)
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_wrong_types_in_every_field_of_a_piece(client: TestClient, kind: str, value: Any) -> None:
+    struct = {"gen": GenPiece, "select": SelectPiece}[kind]
+    for field in struct.__struct_fields__:
+        body = {"text": "a", "pieces": [{kind: PIECES[kind] | {field: value}}], "group": {"id": "g", "size": value}}
+        for asked in (body, body | {"group": None}):
+            reply = client.post("/generate", json=asked)
+            assert reply.status_code < 500, (field, value, reply.text)
 
 
 SAMPLING: list[tuple[str, Any]] = [
@@ -180,6 +198,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "a", "timeout": 1e300}, "timeout must be above 0"),
     ("/generate", {"text": "a", "image_data": "http://x"}, "image_data is not supported"),
     ("/generate", {"text": "a", "return_logprob": True, "top_logprobs_num": 10**6}, "top_logprobs_num"),
+    ("/generate", {"text": "a", "pieces": [{"gen": {"return_logprob": True, "top_logprobs_num": 49153}}]}, "256"),
+    ("/generate", {"text": "a", "pieces": [], "group": {"id": "g", "size": 10**30}}, "group.size"),
+    ("/generate", {"text": "a", "cache_salt": "s" * 1025}, "cache_salt must be a text of 0 to 1024"),
+    ("/generate", {"text": "a", "priority": 10**30}, "priority must be a whole number"),
     ("/generate", {"text": "a", "sampling_params": {"stop_regex": "a"}}, "not supported yet"),
     ("/generate", {"text": "a", "sampling_params": {"regex": "a", "choice": ["b"]}}, "regex and choice exclude"),
     ("/v1/completions", {}, "prompt"),

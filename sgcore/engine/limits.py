@@ -1,0 +1,55 @@
+"""What a prompt may ask for, whichever way it comes in: routes, programs, the language and the engine share it."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+from sgcore.engine.sampling import INT32_MAX
+from sgcore.errors import RequestError
+
+MAX_TOP_LOGPROBS = 256
+MAX_RID_CHARS = 256
+"""Characters of an id that a client gives. Those of a request's parts are a little longer."""
+MAX_NAMESPACE_CHARS = 1024
+MAX_TIMEOUT_S = 1e6
+
+
+def check_number(name: str, value: Any, low: int, high: int = INT32_MAX) -> None:
+    """Raise `RequestError` 400 for anything but a whole number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        message = f"{name} must be a whole number from {low} to {high}, got {reprlib.repr(value)}"
+        raise RequestError(message, param=name)
+
+
+def check_name(name: str, value: Any, low: int, high: int) -> None:
+    """Raise `RequestError` 400 for anything but a text of `low` to `high` characters that messages can carry."""
+    if not isinstance(value, str) or not low <= len(value) <= high:
+        raise RequestError(f"{name} must be a text of {low} to {high} characters", param=name)
+    check_text(name, value)
+
+
+def check_text(name: str, value: str) -> None:
+    """Raise `RequestError` 400 for a text with half a surrogate pair: no encoding has it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name} is no Unicode text: {error.reason}", param=name) from error
+
+
+def logprob_fields(is_wanted: bool, start: Any, top: Any) -> dict[str, Any]:
+    """The fields of a prompt that `return_logprob`, `logprob_start_len` and `top_logprobs_num` stand for."""
+    if not is_wanted:
+        return {}
+    check_number("logprob_start_len", start, -1)
+    check_number("top_logprobs_num", top, 0, MAX_TOP_LOGPROBS)
+    return {"logprob_start": start, "top_logprobs": top}
+
+
+def check_timeout(value: Any) -> None:
+    """Raise `RequestError` 400 for anything but None or a number of seconds."""
+    if value is None:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= MAX_TIMEOUT_S:
+        raise RequestError(f"timeout must be above 0 and at most {MAX_TIMEOUT_S:g} seconds", param="timeout")
