@@ -470,6 +470,8 @@ class Grammar(ABC):
 
     size_bytes: int
     """Memory that it takes, roughly; a cache of grammars is bounded by it."""
+    has_failed: bool = False
+    """Set when a matcher fails, by the core or by the matcher: outputs that start later get a grammar compiled anew."""
 
     @abstractmethod
     def start(self) -> Matcher:

@@ -76,9 +76,12 @@ class Compiler:
 
     def grammar(self, constraint: Constraint, key: bytes) -> Grammar | ConstraintError | None:
         """What has become of a constraint, which this asks for; None: ask again later. `key` is `constraint_key`'s."""
-        if key in self._cache:
+        found = self._cache.get(key)
+        if found is not None and isinstance(found[0], Grammar) and found[0].has_failed:
+            self._cached_bytes -= self._cache.pop(key)[1]
+        elif found is not None:
             self._cache.move_to_end(key)
-            return self._cache[key][0]
+            return found[0]
         job = self._jobs.get(key)
         if job is None:
             if not self._backend.done() or len(self._jobs) >= MOST_JOBS:

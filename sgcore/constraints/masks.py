@@ -10,8 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from sgcore.api import Masks
-from sgcore.constraints.progress import Progress, check_time
-from sgcore.errors import ConstraintError
+from sgcore.constraints.progress import Progress, check_time, reason
 
 WAIT_LIMIT_S = 1.0
 MOST_THREADS = 8
@@ -25,8 +24,9 @@ class Filling:
         self.masks: Masks = np.full((len(outputs), words), EVERYTHING, np.int32)
         self.failures: dict[int, str] = {}
         """Place -> why this output can't go on."""
-        self._todo = [(place, output) for place, output in enumerate(outputs) if output is not None]
-        self._missing = {place for place, _ in self._todo}
+        self._outputs = {place: output for place, output in enumerate(outputs) if output is not None}
+        self._todo = list(self._outputs.items())
+        self._missing = set(self._outputs)
         self._threads: list[Future[None]] = []
 
     def start(self, pool: ThreadPoolExecutor, threads: int) -> None:
@@ -47,10 +47,8 @@ class Filling:
         try:
             output.matcher.fill(self.masks[place])
             check_time(began)
-        except ConstraintError as error:
-            self.failures[place] = str(error)
         except Exception as error:  # a backend's bug is its own output's trouble alone
-            self.failures[place] = f"{type(error).__name__}: {error}"
+            self.failures[place] = reason(error)
 
     def wait(self) -> None:
         """Until all rows are filled. One that takes very long is given up, and written to no longer."""
@@ -63,6 +61,7 @@ class Filling:
             self.failures[place] = f"the constraint is too complex: one token took over {WAIT_LIMIT_S:.0f} s"
         for place in self.failures:
             self.masks[place] = EVERYTHING
+            self._outputs[place].grammar.has_failed = True
 
 
 class MaskFiller:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sgcore.api import Matcher
+from sgcore.api import Grammar
 from sgcore.errors import ConstraintError
 
 STEP_LIMIT_S = 0.05
@@ -16,8 +16,9 @@ STEP_LIMIT_S = 0.05
 class Progress:
     """A matcher, and whether it has begun: before the tokens `after` were generated the output is free."""
 
-    def __init__(self, matcher: Matcher, after: Sequence[int] = (), takes_forced: bool = True) -> None:
-        self.matcher = matcher
+    def __init__(self, grammar: Grammar, after: Sequence[int] = (), takes_forced: bool = True) -> None:
+        self.grammar = grammar
+        self.matcher = grammar.start()
         self.is_active = not after
         self._after = list(after)
         self._newest: deque[int] = deque(maxlen=len(after))
@@ -35,7 +36,7 @@ class Progress:
     def advance(self, token: int, in_flight: int) -> list[int]:
         """Take a sampled token; what has to follow it, where that saves a step beside `in_flight` launched ones.
 
-        Raises ConstraintError if the grammar doesn't allow the token, or takes too long over it.
+        Raises ConstraintError (500) if the grammar doesn't allow the token, or takes too long over it.
         """
         return self._guarded(lambda: self._advance(token, in_flight))
 
@@ -56,17 +57,20 @@ class Progress:
         self.matcher.accept(forced)
         return forced
 
-    @staticmethod
-    def _guarded(work: Callable[[], list[int]]) -> list[int]:
+    def _guarded(self, work: Callable[[], list[int]]) -> list[int]:
         began = time.thread_time()
         try:
             forced = work()
-        except ConstraintError:
-            raise
+            check_time(began)
         except Exception as error:  # a backend's bug is its own output's trouble alone
-            raise ConstraintError(f"{type(error).__name__}: {error}", 500) from error
-        check_time(began)
+            self.grammar.has_failed = True
+            raise ConstraintError(reason(error), 500) from error
         return forced
+
+
+def reason(error: Exception) -> str:
+    """What a client is told: a backend's own words, or which bug it has."""
+    return str(error) if isinstance(error, ConstraintError) else f"{type(error).__name__}: {error}"
 
 
 def check_time(began: float, limit_s: float = STEP_LIMIT_S) -> None:

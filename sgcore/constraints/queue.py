@@ -100,7 +100,7 @@ class GrammarQueue:
 def _progress(request: Request, grammar: Grammar) -> Progress:
     """Where log-probabilities are asked for, each token is sampled."""
     after = [token for token in request.sampling.constraint_after if isinstance(token, int)]
-    return Progress(grammar.start(), after, takes_forced=request.top_logprobs < 0)
+    return Progress(grammar, after, takes_forced=request.top_logprobs < 0)
 
 
 NO_BACKEND = "this server has no grammar backend: install a plugin that brings one, or send no constraint"

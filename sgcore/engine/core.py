@@ -174,7 +174,7 @@ class EngineCore:
         for place, message in filling.failures.items():
             row = rows[place]
             if row is not None and not row.is_ended:
-                self.scheduler.abort(row.rid, message, 400)
+                self.scheduler.abort(row.rid, message, 500)
 
     def _collect(self) -> None:
         launched = self._launched.popleft()

@@ -267,10 +267,15 @@ def test_a_matcher_that_fails_ends_its_own_request(
     monkeypatch.setattr(fake.FakeGrammar, "start", start_with_name)
     wire.inbox += [ask("fails", "5:40"), ask("other", "6:40"), ask("free", None, 40)]
     run_until(core, wire, "fails", "other", "free")
-    assert (wire.ends["fails"].status, wire.ends["fails"].message) == (400, "too complex")
+    assert (wire.ends["fails"].status, wire.ends["fails"].message) == (500, "too complex")
     assert 0 < len(wire.tokens["fails"]) < 40
     check(wire, "other", "6:40")
     assert len(wire.tokens["free"]) == 40
+    monkeypatch.setattr(fake.FakeMatcher, "fill", fill)
+    wire.inbox += [ask("again", "5:40"), ask("other again", "6:40")]
+    run_until(core, wire, "again", "other again")
+    check(wire, "again", "5:40")
+    assert sorted(fake.compiled) == ["5:40", "5:40", "6:40"], "what failed is compiled anew, and nothing else"
 
 
 def test_without_a_backend_there_is_a_clear_refusal(make_core: Callable[..., tuple[EngineCore, Wire]]) -> None:
@@ -291,7 +296,8 @@ def test_rows_that_are_given_up_are_filled_no_longer(monkeypatch: pytest.MonkeyP
             time.sleep(0.1)
             mask[:] = 0
 
-    filling = Filling([Progress(Slow(seed, 5)) for seed in range(4)], 1)
+    monkeypatch.setattr(fake, "FakeMatcher", Slow)
+    filling = Filling([Progress(fake.FakeGrammar(seed, 5)) for seed in range(4)], 1)
     with ThreadPoolExecutor(1) as pool:
         filling.start(pool, 1)
         filling.wait()

@@ -6,16 +6,19 @@ import json
 from typing import Any
 
 import pytest
+from llguidance import LLParserLimits
 
 from sgcore.api import Constraint
 from sgcore.errors import ConstraintError
 from sgcore.testing.grammars import GrammarSuite
-from sgcore.testing.languages import OBJECT, Language, at
+from sgcore.testing.languages import END, OBJECT, Language, allowed, at
+from sgcore_llguidance import backend
 from sgcore_llguidance.backend import LLGuidanceBackend
 
 SPECIAL_TAG = {"structures": [{"begin": "<tool>x:", "schema": {"const": 1}, "end": "</f>"}], "triggers": ["<tool>"]}
 OTHER_TAG = {"structures": [{"begin": "[call]", "schema": {"const": 1}, "end": "[/call]"}], "triggers": ["[call]"]}
 TWO_TAGS = ("free", "free <tool>x:1</f> and free", "<tool>x:1</f><tool>x:1</f>")
+MANY_STATES = {"type": "array", "items": {"type": "string", "maxLength": 300, "pattern": r"^(?:\S+\s+){0,29}\S+$"}}
 BAD: list[tuple[str, Any, str]] = [
     ("json_schema", {"type": "array", "uniqueItems": True}, "uniqueItems"),
     ("json_schema", {"not": {"type": "null"}}, "not"),
@@ -44,6 +47,26 @@ class TestLLGuidance(GrammarSuite):
     def test_what_every_object_begins_with_is_forced(self, opened: LLGuidanceBackend, tokenizer: Any) -> None:
         forced = list(at(opened.compile(Constraint("json_schema", json.dumps(OBJECT))), []).forced())
         assert tokenizer.decode(forced).startswith('{"name of it') and len(forced) > 2
+
+    def test_an_output_that_reaches_a_limit_fails_alone(
+        self, opened: LLGuidanceBackend, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        constraint = Constraint("json_schema", json.dumps(MANY_STATES))
+        begun, words = tokenizer.encode('["a').ids, tokenizer.encode('["' + "some more words " * 9).ids
+        wanted = allowed(at(opened.compile(constraint), begun))
+        monkeypatch.setattr(backend, "LIMITS", LLParserLimits(max_lexer_states=600, verbose_errors=False))
+        grammar = opened.compile(constraint)
+        neighbours = [at(grammar, begun), at(grammar, begun[:1])]
+        heavy = grammar.start()
+        with pytest.raises(ConstraintError, match=r"limit of this server.*too many states"):
+            for token in words:
+                allowed(heavy)
+                heavy.accept([token])
+        assert grammar.has_failed
+        neighbours[1].accept(begun[1:])
+        assert [allowed(neighbour) for neighbour in neighbours] == [wanted] * 2
+        neighbours[0].accept(tokenizer.encode('"]').ids)
+        assert neighbours[0].is_complete or allowed(neighbours[0]) == [END]
 
     @pytest.mark.parametrize(("kind", "text", "message"), BAD, ids=str)
     def test_errors_name_what_is_wrong(self, opened: LLGuidanceBackend, kind: str, text: Any, message: str) -> None:
