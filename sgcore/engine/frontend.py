@@ -45,7 +45,7 @@ from sgcore.engine.messages import (
     Unpin,
     Vocabulary,
 )
-from sgcore.engine.sampling import INT32_MAX
+from sgcore.engine.sampling import INT32_MAX, preferred_sampling
 from sgcore.engine.stops import StopStrings
 from sgcore.errors import LaunchError, RequestError
 from sgcore.plugins.checkpoint import read_template
@@ -195,7 +195,8 @@ class Frontend:
             self.tokenizer = Tokenizer(checkpoint.tokenizer, generation_config, text)
         self.eos_ids = self.tokenizer.eos_ids if self.tokenizer else frozenset(end_tokens(generation_config))
         uses_model = plan.options["sampling_defaults"] == "model"
-        self.defaults = sampling_defaults(generation_config) if uses_model else {}
+        preferred = preferred_sampling(plan.options["preferred_sampling_params"])
+        self.defaults = (sampling_defaults(generation_config) if uses_model else {}) | preferred
         self.vocab_size = int(plan.hf_config["vocab_size"])
         self.context_tokens = plan.context_tokens
         self.max_total_tokens = 0
@@ -499,6 +500,6 @@ def _raise_refusal(generation: Generation) -> None:
 
 
 def sampling_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:
-    """What the generation configuration says about sampling; greedy where it says `do_sample: false`."""
+    """What the generation configuration says about sampling; `do_sample` alone says nothing."""
     found = {k: generation_config[k] for k in SAMPLING_DEFAULTS if generation_config.get(k) is not None}
     return {k: v for k, v in found.items() if not (k == "top_k" and v == 0)}

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sgcore.engine.messages import TEXT_CONSTRAINTS, SamplingParams
-from sgcore.errors import RequestError
+from sgcore.errors import LaunchError, RequestError
 
 MAX_STOPS = 32
 MAX_STOP_CHARS = 1024
@@ -62,6 +62,16 @@ def sampling_from(
     if limit is not None and params.min_new_tokens > limit:
         raise _refuse("min_new_tokens", f"at most max_new_tokens ({limit})", params.min_new_tokens)
     return params
+
+
+def preferred_sampling(text: str) -> dict[str, Any]:
+    """The values of `--preferred-sampling-params`, a JSON object. Raises LaunchError (exit code 2) for a bad one."""
+    try:
+        values = msgspec.json.decode(text, type=dict[str, Any])
+        sampling_from(values)
+    except (msgspec.MsgspecError, RequestError) as error:
+        raise LaunchError(f"--preferred-sampling-params: {error}", exit_code=2) from error
+    return {ALIASES.get(name, name): value for name, value in values.items()}
 
 
 def check(name: str, value: Any) -> Any:

@@ -65,7 +65,7 @@ async def model_info(request: Request) -> Response:
         "served_model_name": service.name,
         "tokenizer_path": model.tokenizer_path or model.model_path,
         "is_generation": True,
-        "preferred_sampling_params": None,
+        "preferred_sampling_params": service.defaults or None,
         "weight_version": "default",
         "load_format": model.load_format,
         "tool_call_parser": plan.tool_call_parser and plan.tool_call_parser.name,

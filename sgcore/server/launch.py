@@ -173,7 +173,8 @@ def banner(report: Sequence[tuple[str, str]], name: str, options: ServerOptions,
     url = f"http://{host}:{port}"
     width = max((len(what) for what, _ in report), default=0)
     key = "" if options.api_key is None else " -H 'authorization: Bearer YOUR_KEY'"
-    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    asked = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
+    body = f'{{"model": "{name}", {asked}, "max_tokens": 64, "temperature": 0}}'
     lines = [f"{what:<{width}}  {value}" for what, value in report]
     lines += [
         "",

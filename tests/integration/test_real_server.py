@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import signal
 import time
@@ -45,8 +46,9 @@ def test_the_engine_in_process_gives_the_same_text(server: Server) -> None:
 
     body = {"text": "The three primary colors are", "sampling_params": {"temperature": 0, "max_new_tokens": 16}}
     over_http = httpx2.post(f"{server.url}/generate", json=body, timeout=300).json()
-    with Engine(model_path=str(MODEL), max_total_tokens=4096) as engine:
-        here = engine.generate(body["text"], body["sampling_params"])
+    preferred = json.dumps(body["sampling_params"])
+    with Engine(model_path=str(MODEL), max_total_tokens=4096, preferred_sampling_params=preferred) as engine:
+        here = engine.generate(body["text"])
     assert here["output_ids"] == over_http["output_ids"] and here["text"] == over_http["text"]
 
 

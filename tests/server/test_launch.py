@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 
 from sgcore.config import ServerOptions
@@ -153,6 +154,8 @@ def test_a_taken_port_is_named() -> None:
 
 def test_the_banners_address_can_be_opened() -> None:
     text = banner([("a", "1"), ("long", "2")], "m", ServerOptions(host="0.0.0.0", api_key="sesame"), 5)
+    body = msgspec.json.decode(text.partition(" -d '")[2].partition("'\n")[0])
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0, 64)
     assert "http://127.0.0.1:5\n" in text and "sesame" not in text and "authorization: Bearer" in text
     assert "http://[::1]:5\n" in banner([], "m", ServerOptions(host="::"), 5)
 
