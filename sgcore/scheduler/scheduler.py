@@ -149,7 +149,7 @@ class Scheduler:
         stats.evictable_tokens = self.tree.evictable_pages * page
         stats.cached_tokens = self.tree.total_pages * page
         stats.used_tokens = (self.pages.total - self.prefixes.available) * page
-        stats.violations_total = self.pages.violations
+        stats.violations_total = self.pages.violations + self.tree.violations
         return copy(stats)
 
     @property

@@ -26,6 +26,7 @@ GAUGES: dict[str, str] = {
     "cache_hit_rate": "Share of prompt tokens found in the prefix cache since the start, 0 to 1.",
     "gen_throughput": "Generated tokens a second, over the last second or more.",
     "num_retracted_reqs": "Running requests sent back to the queue since the start.",
+    "num_cache_violations": "Pages freed twice and prefixes unlocked twice since the start: more than 0 is a bug.",
 }
 COUNTERS: dict[str, str] = {
     "prompt_tokens_total": "Prompt tokens of finished requests.",
@@ -65,6 +66,7 @@ class Load(Collector):
             "cache_hit_rate": stats.prefix_hit_tokens_total / max(1, stats.prompt_tokens_total),
             "gen_throughput": self._throughput(stats.generated_tokens_total),
             "num_retracted_reqs": stats.retractions_total,
+            "num_cache_violations": stats.violations_total,
         }
 
     def _throughput(self, tokens: int) -> float:

@@ -218,3 +218,10 @@ def test_prompts_beside_decode_rows_get_more_tokens_with_a_backlog(backlog: int,
         scheduler.add(Request(f"r{number}", [number + 3] * 320, SamplingParams(max_new_tokens=1)))
     plan = scheduler.plan()
     assert plan is not None and plan.decode and sum(chunk.count for chunk in plan.chunks) == expected
+
+
+def test_violations_of_pages_and_of_the_tree_are_shown() -> None:
+    scheduler = Scheduler(Limits(), pages=100)
+    scheduler.pages.release([5, 6])
+    scheduler.tree.unlock(scheduler.tree.root)
+    assert scheduler.snapshot(0.0).violations_total == 3

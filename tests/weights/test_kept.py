@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
 from transformers import LlamaConfig
 
 from sgcore import Engine
@@ -161,5 +164,78 @@ def test_a_disk_that_fails_costs_the_cache_alone(
 
 
 def test_tensors_begin_where_vectors_may(layer: Linear) -> None:
-    data = kept._serialised(layer)
+    data = kept._serialised("a", layer)
     assert (8 + int.from_bytes(data[:8], "little")) % kept.ALIGNMENT == 0
+
+
+def damage(file: Path, how: str) -> None:
+    data = file.read_bytes()
+    file.unlink()
+    if how == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        file.touch()
+    elif how == "garbage":
+        file.write_bytes(os.urandom(len(data)))
+    elif how == "a folder":
+        (file / "inside").mkdir(parents=True)
+    elif how == "dangling":
+        file.symlink_to("/no/such/file")
+    elif how == "of another layer":
+        (other,) = file.parent.glob("model.layers.1.mlp.down_proj.*")
+        file.write_bytes(other.read_bytes())
+    elif how == "other shapes":
+        opened = safe_open(_written(file, data), "pt")
+        tensors = {name: opened.get_tensor(name)[:1].clone() for name in opened.keys()}  # noqa: SIM118
+        file.write_bytes(save(tensors, opened.metadata()))
+    elif how == "no metadata":
+        file.write_bytes(save(load(data)))
+    elif how == "odd metadata":
+        file.write_bytes(save(load(data), {"layer": '{"turned": 3}'}))
+
+
+def _written(file: Path, data: bytes) -> Path:
+    aside = file.parent.parent.parent / "aside"
+    aside.write_bytes(data)
+    return aside
+
+
+DAMAGE = [
+    "truncated", "empty", "garbage", "a folder", "dangling", "of another layer", "other shapes", "no metadata",
+    "odd metadata", "missing",
+]  # fmt: skip
+
+
+def test_a_damaged_file_is_ignored_with_a_line_and_written_again(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = answer(folder)
+    (entry,) = entries()
+    file = entry / "model.layers.0.mlp.down_proj.safetensors"
+    whole, files = load(file.read_bytes()), {path.name for path in entry.iterdir()}
+    for how in DAMAGE:
+        damage(file, how)
+        caplog.clear()
+        assert answer(folder) == expected, how
+        assert caplog.text.count("can't be used, and is written again") == 1 and str(file) in caplog.text, how
+        assert {path.name for path in entry.iterdir()} == files, how
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in load(file.read_bytes()).items()), how
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads everything")
+def test_an_unreadable_file_is_written_again(folder: Path) -> None:
+    expected = answer(folder)
+    (entry,) = entries()
+    for file in entry.iterdir():
+        file.chmod(0)
+    assert answer(folder) == expected
+    assert all(os.access(file, os.R_OK) for file in entry.iterdir())
+
+
+def test_a_file_in_place_of_the_folder_gives_way(folder: Path) -> None:
+    expected = answer(folder)
+    (entry,) = entries()
+    shutil.rmtree(entry)
+    entry.write_text("no folder")
+    assert answer(folder) == expected
+    assert entry.is_dir() and entries() == [entry]

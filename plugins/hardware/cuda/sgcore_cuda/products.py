@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,13 +76,13 @@ class Products:
             return
         self._file = cache_file()
         try:
-            known: dict[str, Any] = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            return
-        for key, library in known.items():
-            if library in LIBRARIES:
+            known = msgspec.json.decode(self._file.read_bytes(), type=dict[str, str])
+            for key, library in known.items():
                 tokens, rows, size = map(int, key.split("x"))
-                self._chosen.setdefault((tokens, rows, size), library)
+                if library in LIBRARIES:
+                    self._chosen.setdefault((tokens, rows, size), library)
+        except (OSError, ValueError):  # not there, or damaged: it is written again
+            return
 
     def _save(self) -> None:
         """Write a new file and put it in place at once: another process may do the same."""
