@@ -276,8 +276,16 @@ class Runner(ABC):
     def launch(self, step: StepPlan) -> Pending:
         """Start to compute a step. Steps are computed in the order of their launch.
 
-        A step with masked rows is computed up to its logits, and waits for `Pending.sample`.
+        A step with masked rows is computed up to its logits, and waits for `Pending.sample`. Where this raises, or the
+        `Pending` that it returns, what was launched is forgotten, and every row joins anew before it is computed again.
         """
+
+    def recover(self) -> None:
+        """Called after a step has failed: waits until the device is idle.
+
+        Raises `DeviceLost` where it can't compute any more.
+        """
+        return None
 
     def close(self) -> None:
         """Give the device's memory back."""

@@ -34,3 +34,7 @@ class ConstraintError(Exception):
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+
+
+class DeviceLost(Exception):
+    """A fault after which a device computes nothing more in this process."""

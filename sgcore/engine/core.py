@@ -18,6 +18,7 @@ from sgcore.engine.messages import (
     Command,
     Failed,
     FromCore,
+    Output,
     Outputs,
     Pin,
     Ready,
@@ -28,7 +29,7 @@ from sgcore.engine.messages import (
     Unpin,
     Vocabulary,
 )
-from sgcore.errors import LaunchError
+from sgcore.errors import DeviceLost, LaunchError
 from sgcore.plugins.plan import Plan
 from sgcore.scheduler.scheduler import Limits, Scheduler
 from sgcore.scheduler.sequence import Sequence as Row
@@ -102,11 +103,11 @@ class EngineCore:
     def handle(self, message: ToCore) -> None:
         """Take one message."""
         if isinstance(message, Request):
-            constraint = message.sampling.constraint
-            if constraint is None:
-                self.scheduler.add(message)
-            else:
-                self.grammars.add(message, constraint)
+            try:
+                self._take(message)
+            except Exception as error:
+                log.exception("request %r could not be taken", message.rid)
+                self.scheduler.outputs.append(_failed(message.rid, error))
         elif isinstance(message, Abort):
             for rid in [*self.scheduler.sequences, *self.grammars.waiting] if message.everything else message.rids:
                 self.grammars.abort(rid)
@@ -119,6 +120,13 @@ class EngineCore:
             self.scheduler.pins.remove(message.group)
         else:
             self._command(message)
+
+    def _take(self, request: Request) -> None:
+        constraint = request.sampling.constraint
+        if constraint is None:
+            self.scheduler.add(request)
+        else:
+            self.grammars.add(request, constraint)
 
     def take_compiled(self) -> None:
         """Requests whose constraint is a grammar now go on; those without one end."""
@@ -153,6 +161,8 @@ class EngineCore:
         try:
             self._launched.append(Launched(plan, self.runner.launch(plan), masks))
         except Exception as error:
+            if masks is not None:
+                masks[1].wait()
             self._fail(plan, error)
 
     def _fill(self, plan: StepPlan) -> tuple[list[Row | None], Filling]:
@@ -163,13 +173,14 @@ class EngineCore:
         """Sample the newest step, whose masks depend on the tokens of all before it."""
         while len(self._launched) > 1:
             self._collect()
+        if not self._launched:
+            return
         launched = self._launched[0]
         rows, filling = launched.masks or self._fill(launched.plan)
         filling.wait()
         try:
             launched.pending.sample(filling.masks)
         except Exception as error:
-            self._launched.popleft()
             self._fail(launched.plan, error)
         for place, message in filling.failures.items():
             row = rows[place]
@@ -186,8 +197,13 @@ class EngineCore:
             self.scheduler.complete(launched.plan, result)
 
     def _fail(self, plan: StepPlan, error: Exception) -> None:
-        """A step that fails ends its own requests."""
+        """Find out whom a step failed for. What is on its way is computed again, since it may be of failed rows.
+
+        Raises `DeviceLost` where nothing can be computed any more.
+        """
         log.error("step %d failed", plan.number, exc_info=error)
+        self._launched.clear()
+        self.runner.recover()
         self.scheduler.fail(plan, f"{type(error).__name__}: {error}")
 
     def stats(self) -> Stats:
@@ -203,6 +219,10 @@ class EngineCore:
             self.channel.send(self.stats())
 
 
+def _failed(rid: str, error: Exception) -> Output:
+    return Output(rid, [], "abort", message=f"{type(error).__name__}: {error}", status=500)
+
+
 def limits(plan: Plan, runner: Runner) -> Limits:
     """The scheduler's knobs from the plan's options."""
     options = plan.options
@@ -216,6 +236,7 @@ def limits(plan: Plan, runner: Runner) -> Limits:
         max_queued_tokens=int(options["max_queued_tokens"]),
         policy=str(options["schedule_policy"]),
         uses_cache=not options["disable_radix_cache"],
+        vocab_size=runner.vocab_size,
     )
 
 
@@ -230,6 +251,6 @@ def run_core(plan: Plan, channel: Channel, owns_process: bool = False) -> bool:
         hint = getattr(error, "hint", "--log-level debug shows where")
         log.debug("the core failed", exc_info=True)
         message = f"{error}" if isinstance(error, LaunchError) else f"{type(error).__name__}: {error}"
-        channel.send(Failed(message, hint))
+        channel.send(Failed(message, hint, is_device_lost=isinstance(error, DeviceLost)))
         return False
     return True

@@ -300,9 +300,7 @@ class Frontend:
             ids = self.tokenizer.encode(prompt.text or "")
         else:
             ids = prompt.input_ids
-            bad = next((i for i in ids if not 0 <= i < self.vocab_size), None)
-            if bad is not None:
-                raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}", param="input_ids")
+        self._check_ids(ids, "input_ids" if prompt.text is None else "text")
         if not ids:
             raise RequestError("the prompt is empty", param="prompt")
         longest = min(self.context_tokens, self.max_total_tokens or self.context_tokens)
@@ -324,6 +322,13 @@ class Frontend:
         if samples > 1 and samples * tokens > most:
             message = f"{samples} samples of {tokens} prompt tokens are more than {most} (--max-queued-tokens)"
             raise RequestError(message, param="n")
+
+    def _check_ids(self, ids: list[int], param: str) -> None:
+        """A tokenizer may have tokens that the model has no embedding for, and a text that has them can't be served."""
+        if not ids or 0 <= min(ids) <= max(ids) < self.vocab_size:
+            return
+        bad = next(token for token in ids if not 0 <= token < self.vocab_size)
+        raise RequestError(f"token id {bad} is outside the model's vocabulary of {self.vocab_size}", param=param)
 
     def _prepare_constraint(self, sampling: SamplingParams) -> None:
         """Refuse what can't work, and tell the core once what grammars are made of."""

@@ -191,6 +191,8 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     exit_code: int = 1
     trace: str = ""
     """The traceback of an error that happened before there was a plan."""
+    is_device_lost: bool = False
+    """Its device failed; a core in a new process may serve on."""
 
 
 class Found(msgspec.Struct, array_like=True, tag="found"):

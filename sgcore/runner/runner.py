@@ -23,7 +23,7 @@ from sgcore.api import (
 from sgcore.cache.pool import KVPool
 from sgcore.cache.rows import scale_bytes
 from sgcore.engine.messages import SamplingParams
-from sgcore.errors import LaunchError
+from sgcore.errors import DeviceLost, LaunchError
 from sgcore.layers.attention import Attention
 from sgcore.layers.linear import product_weights
 from sgcore.plugins.plan import Plan
@@ -189,6 +189,12 @@ class ModelRunner(Runner):
             for pool in self.pool.tensors():
                 self.kernels.copy_pages(pool, *copies)
         return self._read_back(step, work, self._compute(work))
+
+    def recover(self) -> None:
+        try:
+            Arrival(self.device).wait()
+        except RuntimeError as error:
+            raise DeviceLost(f"the device failed: {error}") from error
 
     def _settle(self) -> None:
         self._is_settled = self._is_settled or not self.platform.settle()

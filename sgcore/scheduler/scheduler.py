@@ -16,6 +16,7 @@ from sgcore.cache.radix import Match
 from sgcore.constraints.progress import Progress
 from sgcore.engine.messages import Output, Request, Stats
 from sgcore.errors import ConstraintError
+from sgcore.scheduler.isolation import Isolation
 from sgcore.scheduler.pins import Pins
 from sgcore.scheduler.policy import POLICIES
 from sgcore.scheduler.prefixes import Prefixes
@@ -48,6 +49,16 @@ class Limits:
     max_queued_tokens: int = 4_000_000
     policy: str = "fcfs"
     uses_cache: bool = True
+    vocab_size: int = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step whose result has not come back, and whose its rows were."""
+
+    step: StepPlan
+    owners: list[tuple[Sequence, int]]
+    """Each row's sequence and its epoch, in the order of `StepPlan.decode` and `StepPlan.chunks`."""
 
 
 class Scheduler:
@@ -72,7 +83,8 @@ class Scheduler:
         self._deadlines: list[tuple[float, str]] = []
         self._step = StepPlan(0)
         self._steps = 0
-        self._launched: dict[int, list[tuple[Sequence, int]]] = {}
+        self._launched: dict[int, Launched] = {}
+        self._isolation = Isolation()
         self._left: list[int] = []
         self._queued_tokens = 0
         self._admissions = 0
@@ -111,6 +123,8 @@ class Scheduler:
             return 400, f"the prompt has {prompt} tokens; the context length is {limits.context_tokens}"
         if prompt >= pool:
             return 400, f"the prompt has {prompt} tokens; the KV cache holds {pool}"
+        if not 0 <= min(request.input_ids) <= max(request.input_ids) < limits.vocab_size:
+            return 400, f"the prompt has a token id outside of the model's vocabulary of {limits.vocab_size}"
         if len(self.waiting) >= limits.max_queued_requests:
             return 429, f"{limits.max_queued_requests} requests are waiting (max_queued_requests)"
         if self.waiting and self._queued_tokens + prompt > limits.max_queued_tokens:
@@ -134,11 +148,31 @@ class Scheduler:
         return self.tree.reset()
 
     def fail(self, step: StepPlan, message: str) -> None:
-        """A step raised: end the requests that were in it, and forget what they computed."""
-        for sequence, epoch in self._launched.pop(step.number):
-            if sequence.epoch == epoch:
-                sequence.confirmed = 0
-                self.abort(sequence.rid, message, 500)
+        """A step raised: run its requests apart until the one that it fails for is known and ended. The others go on.
+
+        Results of other launched steps must not be given any more: what they computed is computed again.
+        """
+        culprit = self._isolation.accuse(self._in_step(self._launched[step.number]))
+        self._roll_back()
+        if culprit is not None:
+            self.abort(culprit.rid, message, 500)
+
+    def _in_step(self, launched: Launched) -> set[Sequence]:
+        """Requests that a step computes or takes into a row, and that still have it."""
+        rows = {**self.decoding, **self.prefilling}
+        joined = {rows[start.row] for start in launched.step.joined if start.row in rows}
+        return joined | {sequence for sequence, epoch in launched.owners if sequence.epoch == epoch}
+
+    def _roll_back(self) -> None:
+        """Forget what no completed step has confirmed; every row joins anew, with all of its pages and tokens."""
+        lost = [launched.step for launched in self._launched.values()]
+        self._launched.clear()
+        self._left += [row for step in lost for row in step.left]
+        copied = {target for step in lost for _, target in step.copies}
+        for sequence in [*self.decoding.values(), *self.prefilling.values()]:
+            if not copied.isdisjoint(sequence.pages):
+                sequence.confirmed = sequence.tree_pages * self.limits.page_tokens
+            self._rejoin(sequence)
 
     def snapshot(self, now: float) -> Stats:
         """The present load; `now` is the loop's heartbeat."""
@@ -187,16 +221,28 @@ class Scheduler:
     # -- planning a step -----------------------------------------------------------------------------------------
 
     def plan(self) -> StepPlan | None:
-        """The next step; None if there is nothing to compute."""
+        """The next step; None if there is nothing to compute, or the results of launched ones have to come first."""
         self._abort_late()
+        self._isolation.free()
+        if self._isolation.is_active and self._launched:
+            return None
+        step = self._fill_step()
+        if step is None and self._isolation.is_active:
+            self._isolation.acquit()
+            return self.plan()
+        return step
+
+    def _fill_step(self) -> StepPlan | None:
         self._step = step = StepPlan(self._steps, pages=self.prefixes.take_moved())
+        may_run = self._isolation.may_run
         self._grow_rows()
         self._rejoin_rows()
-        step.decode = [row for row, sequence in self.decoding.items() if sequence.can_decode]
+        step.decode = [row for row, sequence in self.decoding.items() if sequence.can_decode and may_run(sequence)]
         budget = self._prefill_budget(len(step.decode))
-        for sequence in sorted(self.prefilling.values(), key=lambda s: not s.output_tokens):
+        for sequence in sorted(filter(may_run, self.prefilling.values()), key=lambda s: not s.output_tokens):
             budget -= self._add_chunk(sequence, budget)
-        if budget > 0 and self._free_rows and not self._is_full and self.waiting:
+        takes_more = self._free_rows and not self._is_full and not self._isolation.is_active
+        if budget > 0 and takes_more and self.waiting:
             self._admit(budget)
         if not step.decode and not step.chunks:
             self.prefixes.put_back(step.pages)
@@ -239,7 +285,7 @@ class Scheduler:
                 if sequence.constraint is not None and sequence.constraint.is_active:
                     step.masked.append(samples)
                 samples += 1
-        self._launched[step.number] = [(sequence, sequence.epoch) for sequence in owners]
+        self._launched[step.number] = Launched(step, [(sequence, sequence.epoch) for sequence in owners])
         self._steps += 1
 
     def _abort_late(self) -> None:
@@ -254,7 +300,9 @@ class Scheduler:
     def _grow_rows(self) -> None:
         """A page for every decoding row whose last one is full."""
         page = self.limits.page_tokens
-        needy = [s for s in self.decoding.values() if s.computed == len(s.pages) * page and s.can_decode]
+        may_run = self._isolation.may_run
+        rows = [s for s in self.decoding.values() if s.can_decode and may_run(s)]
+        needy = [s for s in rows if s.computed == len(s.pages) * page]
         for sequence in needy:
             if self._grow(sequence, 1):
                 self._step.pages.append((sequence.row, len(sequence.pages) - 1, sequence.pages[-1:]))
@@ -380,7 +428,7 @@ class Scheduler:
 
     def complete(self, step: StepPlan, result: StepResult) -> None:
         """Advance every row of the step by what it computed and sampled; rows given up meanwhile are passed over."""
-        tokens, owners = iter(result.tokens), iter(self._launched.pop(step.number))
+        tokens, owners = iter(result.tokens), iter(self._launched.pop(step.number).owners)
         for _, (sequence, epoch), token in zip(step.decode, owners, tokens, strict=False):
             if sequence.epoch == epoch:
                 sequence.confirmed += 1
@@ -401,9 +449,12 @@ class Scheduler:
             self.outputs.append(Output(sequence.rid, [], prompt_logprobs=result.prompt_logprobs[chunk.row]))
 
     def _accept(self, sequence: Sequence, token: int, result: StepResult) -> None:
-        """Append a sampled token and see whether it is the last."""
+        """Append a sampled token and see whether it is the last; a negative one stands for logits that aren't finite."""
         row = sequence.row
         sequence.pending -= 1
+        if token < 0:
+            self.abort(sequence.rid, "the model's logits are not finite", 500)
+            return
         output = Output(sequence.request.rid, [])
         if result.logprobs and row in result.logprobs:
             output.logprobs = [result.logprobs[row]]
@@ -438,7 +489,7 @@ class Scheduler:
 
     def masked(self, step: StepPlan) -> list[Sequence | None]:
         """Whose the step's masked rows are; None for one that was given up since the launch."""
-        owners = self._launched[step.number]
+        owners = self._launched[step.number].owners
         decoding = len(step.decode)
         last = [owner for chunk, owner in zip(step.chunks, owners[decoding:], strict=True) if chunk.is_last]
         samples = owners[:decoding] + last
@@ -474,6 +525,10 @@ class Scheduler:
         for token in forced:
             if output.finish is not None:
                 return
+            if not 0 <= token < self.limits.vocab_size:
+                output.finish, output.status = "abort", 500
+                output.message = f"the constraint continues with token {token}, which the model doesn't have"
+                return
             self._append(sequence, token, output)
         if is_complete:
             output.finish = "stop"
@@ -484,10 +539,11 @@ class Scheduler:
         sequence.pending, sequence.computed = 0, sequence.confirmed
         sequence.target = len(sequence.tokens)
         sequence.rejoins = True
-        self.prefilling[sequence.row] = self.decoding.pop(sequence.row)
+        self.decoding.pop(sequence.row, None)
+        self.prefilling[sequence.row] = sequence
 
     def _rejoin_rows(self) -> None:
-        for sequence in [s for s in self.prefilling.values() if s.rejoins]:
+        for sequence in [s for s in self.prefilling.values() if s.rejoins and self._isolation.may_run(s)]:
             missing = len(sequence.tokens) // self.limits.page_tokens + 1 - len(sequence.pages)
             if sequence.row >= 0 and self._grow(sequence, max(missing, 0)):
                 self._step.joined.append(self._row_start(sequence))

@@ -1,0 +1,302 @@
+"""One of 64 running requests makes steps fail: it ends alone, and the others get the tokens that they would have had."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sgcore.config import Choices
+from sgcore.constraints.progress import Progress
+from sgcore.engine.core import EngineCore
+from sgcore.engine.messages import Command, FromCore, Output, Outputs, Request, SamplingParams, ToCore
+from sgcore.plugins.plan import Plan
+from sgcore.plugins.resolve import resolve
+from sgcore.scheduler.step import StepPlan
+from sgcore.testing.checkpoints import write_checkpoint
+
+VOCABULARY, MARK = 199, 198
+"""No prompt but the poisoned one has the token MARK."""
+REQUESTS, TOKENS, JOINS_AT = 63, 10, 4
+POISON = "poison"
+Break = Callable[[EngineCore], Request]
+
+
+class Inbox:
+    """A channel: the good requests at first, the poisoned one while they run, and the end when all is done."""
+
+    def __init__(self, good: list[Request]) -> None:
+        self.turns: deque[list[ToCore]] = deque([[*good], *[[] for _ in range(JOINS_AT)]])
+        self.core: EngineCore | None = None
+        self.outputs: list[Output] = []
+
+    def receive(self, timeout_s: float) -> Sequence[ToCore]:
+        if self.turns:
+            return self.turns.popleft()
+        assert self.core is not None
+        return [] if self.core.scheduler.has_work else [Command(0, "shutdown")]
+
+    def send(self, message: FromCore) -> None:
+        if isinstance(message, Outputs):
+            self.outputs += message.items
+
+    def tokens(self) -> dict[str, list[int]]:
+        """Tokens of the requests that ended well."""
+        ended = {output.rid for output in self.outputs if output.finish == "length"}
+        return {rid: [t for o in self.outputs if o.rid == rid for t in o.tokens] for rid in ended}
+
+
+def good_requests() -> list[Request]:
+    """Greedy and drawn, short and long, some with a common beginning, log-probabilities or penalties."""
+    draw = random.Random(3)
+    shared = [draw.randrange(2, MARK) for _ in range(40)]
+    made = []
+    for number in range(REQUESTS):
+        prompt = (shared if number % 3 == 0 else []) + [draw.randrange(2, MARK) for _ in range(1 + number % 23)]
+        sampling = SamplingParams(
+            max_new_tokens=TOKENS,
+            temperature=float(number % 2),
+            sampling_seed=number,
+            frequency_penalty=0.5 * (number % 5 == 0),
+        )
+        wants = {"top_logprobs": 1, "logprob_start": 0} if number % 7 == 0 else {}
+        made.append(Request(f"good-{number}", prompt, sampling, **wants))
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    folder = tmp_path_factory.mktemp("llama")
+    write_checkpoint(config, folder)
+    return folder
+
+
+def make_plan(folder: Path, run_ahead: int) -> Plan:
+    options = {"max_total_tokens": 8192, "skip_tokenizer_init": True, "dtype": "float32", "max_running_requests": 64}
+    return resolve(Choices.of(model_path=str(folder), run_ahead=run_ahead, chunked_prefill_size=256, **options))
+
+
+def run(plan: Plan, breaks: Break | None = None) -> tuple[Inbox, EngineCore]:
+    inbox = Inbox(good_requests())
+    core = inbox.core = EngineCore(plan, inbox)
+    if breaks is not None:
+        inbox.turns.append([breaks(core)])
+    core.run()
+    return inbox, core
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, list[int]]:
+    inbox, _ = run(make_plan(folder, 0))
+    return inbox.tokens()
+
+
+def poison(**changes: Any) -> Request:
+    sampling = SamplingParams(max_new_tokens=TOKENS, temperature=0.0)
+    return replace_request(Request(POISON, [5, MARK, 7], sampling), **changes)
+
+
+def replace_request(request: Request, **changes: Any) -> Request:
+    for name, value in changes.items():
+        setattr(request, name, value)
+    return request
+
+
+def rows_of(core: EngineCore) -> set[int]:
+    return {s.row for rid, s in core.scheduler.sequences.items() if rid == POISON}
+
+
+def fail_when(owner: Any, name: str, is_hit: Callable[..., bool], error: Exception) -> None:
+    """Make a method raise where its arguments say so."""
+    method = getattr(owner, name)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        if is_hit(*args, **kwargs):
+            raise error
+        return method(*args, **kwargs)
+
+    setattr(owner, name, broken)
+
+
+def an_id_that_nobody_checked(core: EngineCore) -> Request:
+    core.scheduler.limits = replace(core.scheduler.limits, vocab_size=1 << 31)
+    return poison(input_ids=[5, 5000])
+
+
+def no_memory_in_its_prompt(core: EngineCore) -> Request:
+    fail_in_kernel(core, lambda step: bool(rows_of(core) & {chunk.row for chunk in step.chunks}))
+    return poison()
+
+
+def no_memory_while_it_decodes(core: EngineCore) -> Request:
+    fail_in_kernel(core, lambda step: bool(rows_of(core) & set(step.decode)))
+    return poison()
+
+
+def fail_in_kernel(core: EngineCore, is_hit: Callable[[StepPlan], bool]) -> None:
+    """Make the steps that `is_hit` names run out of memory in the middle of the model."""
+    runner, launch = core.runner, core.runner.launch
+    layer = runner.model.model.layers[1]
+    hits = [False]
+
+    def launched(step: StepPlan) -> Any:
+        hits[0] = is_hit(step)
+        return launch(step)
+
+    runner.launch = launched  # type: ignore[method-assign]
+    fail_when(layer, "forward", lambda *args, **kwargs: hits[0], torch.OutOfMemoryError("out of memory"))
+
+
+def an_exception_when_it_takes_its_row(core: EngineCore) -> Request:
+    fail_when(core.runner.sampler, "join", lambda start: MARK in start.tokens, ValueError("bad parameter"))
+    return poison()
+
+
+def an_exception_in_the_sampler(core: EngineCore) -> Request:
+    def is_hit(logits: Any, plan: Any, masks: Any = None) -> bool:
+        return any(state.sampling.min_p == 0.125 for state in plan.states)
+
+    fail_when(core.runner.sampler, "choose", is_hit, ZeroDivisionError("division by zero"))
+    return poison(sampling=SamplingParams(max_new_tokens=TOKENS, min_p=0.125))
+
+
+def an_exception_in_its_results(core: EngineCore) -> Request:
+    """Raised where the step is waited for, with later steps on their way already."""
+    launch = core.runner.launch
+
+    def launched(step: Any) -> Any:
+        pending = launch(step)
+        if not rows_of(core) & set(step.decode):
+            return pending
+        return lambda: (_ for _ in ()).throw(IndexError("no such entry"))
+
+    core.runner.launch = launched  # type: ignore[method-assign]
+    return poison()
+
+
+def an_exception_in_its_prompts_logprobs(core: EngineCore) -> Request:
+    fail_when(
+        core.runner,
+        "prompt_logprobs",
+        lambda work, hidden: bool(rows_of(core) & {row for row, _ in work.prompts}),
+        RuntimeError("no such position"),
+    )
+    return poison(top_logprobs=3, logprob_start=0)
+
+
+def an_array_too_large_for_a_step(core: EngineCore) -> Request:
+    fail_when(core.runner.rows, "_join", lambda start: MARK in start.tokens, ValueError("could not broadcast"))
+    return poison()
+
+
+def logits_that_are_no_numbers(core: EngineCore) -> Request:
+    with torch.inference_mode():
+        core.runner.model.model.embed_tokens.weight[MARK] = float("nan")
+    return poison()
+
+
+class Rules:
+    """A matcher of the test's: takes anything, and allows whatever its mask says."""
+
+    is_complete = False
+
+    def __init__(self, **raises: Exception) -> None:
+        self.raises = raises
+        self.forces: list[int] = []
+        self.words = -1
+
+    def _raise(self, name: str) -> None:
+        if name in self.raises:
+            raise self.raises[name]
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        self._raise("accept")
+
+    def forced(self) -> list[int]:
+        self._raise("forced")
+        return self.forces
+
+    def fill(self, mask: Any) -> None:
+        self._raise("fill")
+        mask[:] = self.words
+
+
+def constrained(core: EngineCore, rules: Rules) -> Request:
+    core._take = (  # type: ignore[method-assign]
+        lambda request: core.scheduler.add(request, Progress(rules) if request.rid == POISON else None)
+    )
+    return poison()
+
+
+def a_constraint_that_takes_no_token(core: EngineCore) -> Request:
+    return constrained(core, Rules(accept=KeyError("state")))
+
+
+def a_constraint_without_a_mask(core: EngineCore) -> Request:
+    return constrained(core, Rules(fill=MemoryError()))
+
+
+def a_constraint_that_raises_when_it_is_added(core: EngineCore) -> Request:
+    return constrained(core, Rules(forced=RecursionError("too deep")))
+
+
+def a_constraint_that_wants_an_unknown_token(core: EngineCore) -> Request:
+    rules = Rules()
+    rules.forces = [5000, 5001, 5002, 5003, 5004, 5005]
+    return constrained(core, rules)
+
+
+def a_mask_that_allows_nothing(core: EngineCore) -> Request:
+    rules = Rules()
+    rules.words = 0
+    return constrained(core, rules)
+
+
+def a_request_that_cannot_be_added(core: EngineCore) -> Request:
+    return poison(stop_ids=[[]])
+
+
+WAYS = [
+    an_id_that_nobody_checked,
+    no_memory_in_its_prompt,
+    no_memory_while_it_decodes,
+    an_exception_when_it_takes_its_row,
+    an_exception_in_the_sampler,
+    an_exception_in_its_results,
+    an_exception_in_its_prompts_logprobs,
+    an_array_too_large_for_a_step,
+    logits_that_are_no_numbers,
+    a_constraint_that_takes_no_token,
+    a_constraint_without_a_mask,
+    a_constraint_that_raises_when_it_is_added,
+    a_constraint_that_wants_an_unknown_token,
+    a_mask_that_allows_nothing,
+    a_request_that_cannot_be_added,
+]
+
+
+@pytest.mark.parametrize("run_ahead", [0, 3])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_63_of_64_requests_go_on(folder: Path, expected: dict[str, list[int]], way: Break, run_ahead: int) -> None:
+    inbox, core = run(make_plan(folder, run_ahead), way)
+    (end,) = [output for output in inbox.outputs if output.rid == POISON and output.finish is not None]
+    assert (end.finish, end.status) == ("abort", 500) and end.message
+    assert len(expected) == REQUESTS and inbox.tokens() == expected
+    scheduler = core.scheduler
+    assert scheduler.pages.free + scheduler.tree.evictable_pages == scheduler.pages.total and not scheduler.tree.check()
