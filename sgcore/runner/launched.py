@@ -35,7 +35,7 @@ class LaunchedStep(Pending):
             tokens = runner.choose(computed.logits, work, masks)
             logprobs = runner.sampler.logprobs(computed.logits, tokens, sampling)
         self._rows = sampling_rows(self._step)
-        self._chosen = None if tokens is None else to_host(tokens[: len(self._rows)].clamp(min=0))
+        self._chosen = None if tokens is None else to_host(tokens[: len(self._rows)])
         self._logprobs: Logprobs | None = logprobs and logprobs.to_host()
         self._prompts = runner.prompt_logprobs(work, computed.hidden)
         self._arrival = Arrival(runner.device)

@@ -449,7 +449,7 @@ class Scheduler:
             self.outputs.append(Output(sequence.rid, [], prompt_logprobs=result.prompt_logprobs[chunk.row]))
 
     def _accept(self, sequence: Sequence, token: int, result: StepResult) -> None:
-        """Append a sampled token and see whether it is the last; a negative one stands for logits that aren't finite."""
+        """Append a sampled token and see whether it is the last."""
         row = sequence.row
         sequence.pending -= 1
         if token < 0:

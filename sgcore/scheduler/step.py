@@ -61,7 +61,10 @@ class StepPlan:
 
 @dataclass(slots=True)
 class StepResult:
-    """The sampled token of each row that sampled: decode rows first, then last chunks, in the plan's order."""
+    """The sampled token of each row that sampled: decode rows first, then last chunks, in the plan's order.
+
+    A negative one stands for logits that aren't finite.
+    """
 
     tokens: list[int]
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""One of 64 running requests makes steps fail: it ends alone, and the others get the tokens that they would have had."""
+"""One of 64 running requests makes steps fail: it ends alone, and the others get the tokens that they would get."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import transformers
@@ -19,6 +20,7 @@ from sgcore.engine.core import EngineCore
 from sgcore.engine.messages import Command, FromCore, Output, Outputs, Request, SamplingParams, ToCore
 from sgcore.plugins.plan import Plan
 from sgcore.plugins.resolve import resolve
+from sgcore.runner.sampler import RowSampling, SamplingPlan
 from sgcore.scheduler.step import StepPlan
 from sgcore.testing.checkpoints import write_checkpoint
 
@@ -26,6 +28,8 @@ VOCABULARY, MARK = 199, 198
 """No prompt but the poisoned one has the token MARK."""
 REQUESTS, TOKENS, JOINS_AT = 63, 10, 4
 POISON = "poison"
+MARKED = SamplingParams(max_new_tokens=TOKENS, min_p=0.125)
+"""Nobody else has this `min_p`."""
 Break = Callable[[EngineCore], Request]
 
 
@@ -108,14 +112,8 @@ def expected(folder: Path) -> dict[str, list[int]]:
 
 
 def poison(**changes: Any) -> Request:
-    sampling = SamplingParams(max_new_tokens=TOKENS, temperature=0.0)
-    return replace_request(Request(POISON, [5, MARK, 7], sampling), **changes)
-
-
-def replace_request(request: Request, **changes: Any) -> Request:
-    for name, value in changes.items():
-        setattr(request, name, value)
-    return request
+    request = Request(POISON, [5, MARK, 7], SamplingParams(max_new_tokens=TOKENS, temperature=0.0))
+    return msgspec.structs.replace(request, **changes)
 
 
 def rows_of(core: EngineCore) -> set[int]:
@@ -169,11 +167,11 @@ def an_exception_when_it_takes_its_row(core: EngineCore) -> Request:
 
 
 def an_exception_in_the_sampler(core: EngineCore) -> Request:
-    def is_hit(logits: Any, plan: Any, masks: Any = None) -> bool:
-        return any(state.sampling.min_p == 0.125 for state in plan.states)
+    def is_hit(logits: Any, plan: SamplingPlan, masks: Any = None) -> bool:
+        return any(map(is_marked, plan.states))
 
     fail_when(core.runner.sampler, "choose", is_hit, ZeroDivisionError("division by zero"))
-    return poison(sampling=SamplingParams(max_new_tokens=TOKENS, min_p=0.125))
+    return poison(sampling=MARKED)
 
 
 def an_exception_in_its_results(core: EngineCore) -> Request:
@@ -206,9 +204,19 @@ def an_array_too_large_for_a_step(core: EngineCore) -> Request:
 
 
 def logits_that_are_no_numbers(core: EngineCore) -> Request:
-    with torch.inference_mode():
-        core.runner.model.model.embed_tokens.weight[MARK] = float("nan")
-    return poison()
+    sampler, choose = core.runner.sampler, core.runner.sampler.choose
+
+    def broken(logits: torch.Tensor, plan: SamplingPlan, masks: Any = None) -> torch.Tensor:
+        logits = logits.clone()
+        logits[[place for place, state in enumerate(plan.states) if is_marked(state)], 11] = float("nan")
+        return choose(logits, plan, masks)
+
+    sampler.choose = broken
+    return poison(sampling=MARKED)
+
+
+def is_marked(state: RowSampling) -> bool:
+    return state.sampling.min_p == MARKED.min_p
 
 
 class Rules:
@@ -291,8 +299,11 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("run_ahead", [0, 3])
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    "way, run_ahead",
+    [(way, 3) for way in WAYS] + [(no_memory_in_its_prompt, 0), (an_exception_in_its_results, 0)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_63_of_64_requests_go_on(folder: Path, expected: dict[str, list[int]], way: Break, run_ahead: int) -> None:
     inbox, core = run(make_plan(folder, run_ahead), way)
     (end,) = [output for output in inbox.outputs if output.rid == POISON and output.finish is not None]
