@@ -220,14 +220,17 @@ def is_marked(state: RowSampling) -> bool:
 
 
 class Rules:
-    """A matcher of the test's: takes anything, and allows whatever its mask says."""
+    """A grammar of the test's and its only matcher: takes anything, and allows whatever its mask says."""
 
-    is_complete = False
+    is_complete = has_failed = False
 
     def __init__(self, **raises: Exception) -> None:
         self.raises = raises
         self.forces: list[int] = []
         self.words = -1
+
+    def start(self) -> Rules:
+        return self
 
     def _raise(self, name: str) -> None:
         if name in self.raises:
