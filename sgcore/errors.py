@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 
 class LaunchError(Exception):
     """Something that the user can mend before the server starts; the CLI prints it as one line.
@@ -26,6 +29,18 @@ class RequestError(Exception):
         self.status = status
         self.param = param
         self.code = code
+
+
+def renamed(error: RequestError, names: Mapping[str, str]) -> RequestError:
+    """The same refusal in a caller's words: `names` maps our name of a field to theirs.
+
+    In the message only names with an underscore are replaced; others are words of the language.
+    """
+    message = str(error)
+    for ours, theirs in names.items():
+        if "_" in ours:
+            message = re.sub(rf"(?<![\w.]){ours}(?!\.?\w)", theirs, message)
+    return RequestError(message, error.status, names.get(error.param or "", error.param), error.code)
 
 
 class ConstraintError(Exception):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sgcore.engine.messages import TEXT_CONSTRAINTS, SamplingParams
-from sgcore.errors import LaunchError, RequestError
+from sgcore.errors import LaunchError, RequestError, renamed
 
 MAX_STOPS = 32
 MAX_STOP_CHARS = 1024
@@ -31,10 +31,10 @@ ALIASES = {
     "guided_choice": "choice",
 }
 CONSTRAINTS = (*TEXT_CONSTRAINTS, "choice")
-NOT_SUPPORTED = frozenset(
-    ("stop_regex custom_params beam_width watermark stream_interval bad_words allowed_token_ids").split()
-)
+NOT_SUPPORTED = frozenset(("stop_regex custom_params beam_width watermark bad_words allowed_token_ids").split())
 """Known elsewhere, refused here: to ignore a constraint would be to give a wrong answer."""
+IGNORED = frozenset({"stream_interval"})
+"""Known elsewhere, and without influence on the answer."""
 
 
 def sampling_from(
@@ -45,18 +45,17 @@ def sampling_from(
     `defaults` come from the model's generation_config. With `fill_context` a request that names no
     `max_new_tokens` may run to the end of the context. Raises `RequestError` (400) naming the field.
     """
-    checked = {name: check(name, value) for name, value in (defaults or {}).items() if value is not None}
-    for given, value in (values or {}).items():
-        name = ALIASES.get(given, given)
-        if value is None:
-            _known(name)
-        else:
-            checked[name] = check(name, value)
+    checked: dict[str, Any] = {}
+    for given, value in (*(defaults or {}).items(), *(values or {}).items()):
+        if given not in IGNORED and (given not in NOT_SUPPORTED or is_asked(value)):
+            _take(checked, given, value)
     if fill_context:
         checked.setdefault("max_new_tokens", None)
     constraints = [name for name in CONSTRAINTS if checked.get(name)]
     if len(constraints) > 1:
         raise RequestError(f"{constraints[0]} and {constraints[1]} exclude each other", param=constraints[1])
+    if checked.get("top_p") == 0:  # nothing but the most probable token
+        checked |= {"top_p": 1.0, "temperature": 0.0}
     params = SamplingParams(**checked)
     limit = params.max_new_tokens
     if limit is not None and params.min_new_tokens > limit:
@@ -72,6 +71,23 @@ def preferred_sampling(text: str) -> dict[str, Any]:
     except (msgspec.MsgspecError, RequestError) as error:
         raise LaunchError(f"--preferred-sampling-params: {error}", exit_code=2) from error
     return {ALIASES.get(name, name): value for name, value in values.items()}
+
+
+def _take(checked: dict[str, Any], given: str, value: Any) -> None:
+    """Check one of the client's values; an error speaks of the name that the client has given."""
+    name = ALIASES.get(given, given)
+    try:
+        if value is None:
+            _known(name)
+        else:
+            checked[name] = check(name, value)
+    except RequestError as error:
+        raise renamed(error, {name: given}) from error
+
+
+def is_asked(value: Any) -> bool:
+    """Whether a field's value asks for anything: false, zero, empty values and lists of them don't."""
+    return any(map(is_asked, value)) if isinstance(value, list | tuple) else bool(value)
 
 
 def check(name: str, value: Any) -> Any:
@@ -192,7 +208,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_new_tokens": _integer(0, INT32_MAX, "a whole number from 0"),
     "min_new_tokens": _integer(0, INT32_MAX, "a whole number from 0"),
     "temperature": _number(0, 1e6, "a number from 0 (greedy)"),
-    "top_p": _number(0, 1, "a number above 0 and at most 1", above=True),
+    "top_p": _number(0, 1, "a number from 0 (greedy) to 1"),
     "top_k": _top_k,
     "min_p": _number(0, 1, "a number from 0 to 1"),
     "frequency_penalty": _number(-2, 2, "a number from -2 to 2"),

@@ -22,7 +22,7 @@ PROBE_TIMEOUT_S = 20.0
 MAX_FLUSH_WAIT_S = 600.0
 
 
-class AbortRequest(msgspec.Struct, kw_only=True):
+class AbortRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which requests to end: those whose id begins with `rid`, or all."""
 
     rid: str | None = None

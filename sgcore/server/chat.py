@@ -14,7 +14,15 @@ from sgcore.engine.frontend import Prompt
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
 from sgcore.server.native import request_ids
-from sgcore.server.openai import Tracker, check_top_logprobs, refuse_not_yet, sampling_of, usage_of
+from sgcore.server.openai import (
+    Tracker,
+    check_top_logprobs,
+    field_names,
+    namespace_of,
+    refuse_not_yet,
+    sampling_of,
+    usage_of,
+)
 from sgcore.server.protocol import ChatCompletion, ChatRequest, ContentPart, Message
 from sgcore.server.replies import Parsers, Replies
 from sgcore.server.service import Service
@@ -99,16 +107,15 @@ async def rendered(service: Service, body: ChatRequest, tools: Tools = NO_TOOLS)
 
 
 def _top_logprobs(body: ChatRequest) -> int:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     return check_top_logprobs(body.top_logprobs or 0, "top_logprobs") if body.logprobs else -1
 
 
 def _sampling(service: Service, body: ChatRequest) -> SamplingParams:
     refuse_not_yet(body)
-    is_new = body.max_completion_tokens is not None
-    max_tokens = body.max_completion_tokens if is_new else body.max_tokens
-    return sampling_of(body, max_tokens, service.defaults, "max_completion_tokens" if is_new else "max_tokens")
+    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    return sampling_of(body, max_tokens, service.defaults)
 
 
 def _constrained(service: Service, sampling: SamplingParams, tools: Tools, parsers: Parsers) -> SamplingParams:
@@ -134,10 +141,10 @@ async def chat_replies(service: Service, body: ChatRequest) -> Replies:
     prompt = Prompt(
         sampling=sampling,
         top_logprobs=top_logprobs,
-        rid=request_ids(body.rid, 1, "chatcmpl-")[0],
+        rid=request_ids(body.rid or body.request_id, 1, "chatcmpl-")[0],
         priority=body.priority or 0,
         timeout_s=body.timeout,
-        namespace=body.cache_salt or "",
+        namespace=namespace_of(body),
         input_ids=ids,
     )
     return Replies(service, body, prompt, parsers)
@@ -160,6 +167,9 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation, OpenAI's way."""
     service: Service = request.app.state.service
     body = await read(request, DECODER, service.options.max_body_bytes)
+    request.state.field_names = field_names(body, "messages")
+    if body.max_completion_tokens is not None:
+        request.state.field_names |= {"max_new_tokens": "max_completion_tokens"}
     service.check_model(body.model)
     replies = await chat_replies(service, body)
     if body.stream:

@@ -15,7 +15,16 @@ from sgcore.engine.messages import TokenLogprobs
 from sgcore.engine.outputs import finite
 from sgcore.errors import RequestError
 from sgcore.server.native import check_ids, request_ids
-from sgcore.server.openai import News, Tracker, check_top_logprobs, refuse_not_yet, sampling_of, usage_of
+from sgcore.server.openai import (
+    News,
+    Tracker,
+    check_top_logprobs,
+    field_names,
+    namespace_of,
+    refuse_not_yet,
+    sampling_of,
+    usage_of,
+)
 from sgcore.server.protocol import (
     Completion,
     CompletionChoice,
@@ -60,7 +69,7 @@ def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
     sampling = sampling_of(body, max_tokens, service.defaults)
     top = -1 if body.logprobs is None else check_top_logprobs(body.logprobs, "logprobs")
     start = 0 if body.echo and top >= 0 else -1
-    rids = request_ids(body.rid, len(inputs), "cmpl-")
+    rids = request_ids(body.rid or body.request_id, len(inputs), "cmpl-")
     return [
         Prompt(
             text=text,
@@ -71,7 +80,7 @@ def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
             logprob_start=start,
             priority=body.priority or 0,
             timeout_s=body.timeout,
-            namespace=body.cache_salt or "",
+            namespace=namespace_of(body),
         )
         for rid, (text, ids) in zip(rids, inputs, strict=True)
     ]
@@ -173,6 +182,7 @@ async def completions(request: Request) -> Response:
     """Continue a prompt, OpenAI's way."""
     service: Service = request.app.state.service
     body = await read(request, DECODER, service.options.max_body_bytes)
+    request.state.field_names = field_names(body, "prompt")
     service.check_model(body.model)
     replies = Replies(service, body, _prompts(service, body))
     if body.stream:

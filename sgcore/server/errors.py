@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from sgcore.errors import RequestError
+from sgcore.errors import RequestError, renamed
 
 RETRY_AFTER_S = 1
 TYPES = {
@@ -55,9 +55,9 @@ def error_response(error: RequestError, headers: dict[str, str] | None = None) -
 
 
 async def on_request_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler for `RequestError`."""
+    """Starlette's handler for `RequestError`; the route has left its names of fields in `request.state`."""
     assert isinstance(error, RequestError)
-    return error_response(error)
+    return error_response(renamed(error, getattr(request.state, "field_names", {})))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

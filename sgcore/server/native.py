@@ -17,26 +17,13 @@ from sgcore.engine.outputs import to_dict
 from sgcore.engine.pieces import Group, Piece
 from sgcore.engine.sampling import INT32_MAX, sampling_from
 from sgcore.errors import RequestError
+from sgcore.server.fields import Unsupported, refuse_unsupported
 from sgcore.server.service import Service, raise_if_failed
 from sgcore.server.sse import EventStream, event, or_disconnect
 from sgcore.server.wire import ENCODER, json_response
 
 
-class Unsupported(msgspec.Struct, kw_only=True):
-    """Fields of SGLang's that would change the answer, and that this server doesn't know yet."""
-
-    input_embeds: Any = None
-    image_data: Any = None
-    video_data: Any = None
-    audio_data: Any = None
-    lora_path: Any = None
-    session_params: Any = None
-    token_ids_logprob: Any = None
-    custom_logit_processor: Any = None
-    return_hidden_states: Any = None
-
-
-class GenerateRequest(Unsupported, kw_only=True):
+class GenerateRequest(Unsupported, kw_only=True, forbid_unknown_fields=True):
     """Text or token ids, one or many. A list in any other field has one entry for each prompt."""
 
     text: str | list[str] | None = None
@@ -68,14 +55,6 @@ class GenerateReply(msgspec.Struct):
 
 
 DECODER = msgspec.json.Decoder(GenerateRequest)
-
-
-def refuse_unsupported(body: msgspec.Struct, kind: type[msgspec.Struct]) -> None:
-    """Raise `RequestError` 400 if a field of `kind` is set: to ignore it would be to answer wrongly."""
-    for name in kind.__struct_fields__:
-        if getattr(body, name):
-            message = f"{name} is not supported yet by this server"
-            raise RequestError(message, param=name, code="unsupported_parameter")
 
 
 def check_ids(ids: list[Any], param: str) -> list[int]:

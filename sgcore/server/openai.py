@@ -16,14 +16,14 @@ from sgcore.engine.messages import SamplingParams, TokenLogprobs
 from sgcore.engine.outputs import finite
 from sgcore.engine.sampling import ALIASES, CONSTRAINTS, sampling_from
 from sgcore.errors import RequestError
-from sgcore.server.native import refuse_unsupported
+from sgcore.server.fields import UnsupportedOpenAI, refuse_unsupported
 from sgcore.server.protocol import (
     ChatTokenLogprob,
     ModelCard,
     ModelList,
-    NotYet,
     PromptTokensDetails,
     Shared,
+    StreamOptions,
     TopLogprob,
     Usage,
 )
@@ -41,24 +41,24 @@ ANY_OBJECT = '{"type": "object"}'
 MAX_TOP_LOGPROBS = 20
 
 
-def sampling_of(
-    body: Shared, max_tokens: int | None, defaults: dict[str, Any], max_name: str = "max_tokens"
-) -> SamplingParams:
+SAMPLING_FIELDS = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
+
+
+def field_names(body: Shared, prompt_field: str) -> dict[str, str]:
+    """What errors call our fields: the route's names, and of several names of one thing the one that was sent."""
+    names = SAMPLING_FIELDS | dict.fromkeys(("text", "input_ids", "prompt"), prompt_field)
+    if body.response_format is not None:
+        names |= dict.fromkeys(("json_schema", "structural_tag"), "response_format")
+    sent = (name for name in SAME_NAMES if name in ALIASES and getattr(body, name) is not None)
+    return names | {ALIASES[name]: name for name in sent}
+
+
+def sampling_of(body: Shared, max_tokens: int | None, defaults: dict[str, Any]) -> SamplingParams:
     """Sampling parameters of an OpenAI request. Without `max_tokens` the context is the limit."""
     values = {name: getattr(body, name) for name in SAME_NAMES}
     values |= _format_constraint(body, values)
     values |= {"max_new_tokens": max_tokens, "min_new_tokens": body.min_tokens}
-    theirs = {"max_new_tokens": max_name, "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
-    try:
-        return sampling_from(values, defaults, fill_context=True)
-    except RequestError as error:
-        name = theirs.get(error.param or "")
-        if name is None:
-            raise
-        message = str(error)
-        for native, wire_name in theirs.items():
-            message = message.replace(native, wire_name)
-        raise RequestError(message, error.status, name, error.code) from error
+    return sampling_from(values, defaults, fill_context=True)
 
 
 def _format_constraint(body: Shared, values: dict[str, Any]) -> dict[str, Any]:
@@ -84,9 +84,15 @@ def _format_constraint(body: Shared, values: dict[str, Any]) -> dict[str, Any]:
 
 def refuse_not_yet(body: Shared) -> None:
     """Raise `RequestError` 400 for what would change the answer if it were ignored."""
-    refuse_unsupported(body, NotYet)
-    if body.stream_options is not None and not body.stream:
+    refuse_unsupported(body, UnsupportedOpenAI)
+    options = body.stream_options or StreamOptions()
+    if not body.stream and (options.include_usage or options.continuous_usage_stats):
         raise RequestError("stream_options needs stream: true", param="stream_options")
+
+
+def namespace_of(body: Shared) -> str:
+    """What keeps the request's cache entries apart from those of others."""
+    return body.cache_salt or body.extra_key or ""
 
 
 def check_top_logprobs(count: int, param: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sgcore.server.auth import OPEN_PATHS
+from sgcore.server.fields import Ignored, UnsupportedOpenAI
 from sgcore.server.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from sgcore.server.routes import ROUTES
 
@@ -19,6 +20,14 @@ error after a stream has begun is an event `data: {"error": ...}`; `data: [DONE]
 
 With `--api-key` every route but the probes asks for `Authorization: Bearer KEY`. `x-request-id` is echoed, or made up.
 A client that disconnects ends its request. `/openapi.json` describes every field."""
+ABOUT_FIELDS = """\
+A field that a route doesn't know is refused with its name and `code: unknown_parameter`; nothing is passed over in
+silence. A value that asks for nothing (`null`, `false`, an empty list) is as good as none. The `param` of a refusal is
+the client's own name of the field.
+
+These can't change an answer here, and are taken and ignored: {ignored}.
+
+These would change the answer and aren't supported, so that they are refused when they ask for something: {refused}."""
 ABOUT_METRICS = """\
 `GET /metrics` in Prometheus's text format. Every metric has the label `model_name`. `--metrics-prefix` changes the
 prefix: the names behind it are SGLang's, so that `--metrics-prefix sglang:` fits existing boards."""
@@ -42,7 +51,19 @@ def routes_page() -> str:
         for entry in ROUTES
     ]
     rows.append(("`/openapi.json`", "GET", "yes", "This table and every field, as OpenAPI 3.1."))
-    return "\n\n".join(["# Routes", NOTE, ABOUT_ROUTES, table(("Path", "Methods", "Key", "What"), rows)]) + "\n"
+    routes = table(("Path", "Methods", "Key", "What"), rows)
+    return "\n\n".join(["# Routes", NOTE, ABOUT_ROUTES, routes, "## Fields", fields()]) + "\n"
+
+
+def fields() -> str:
+    """Fields that are known and not acted upon."""
+    ignored = Ignored.__struct_fields__
+    refused = UnsupportedOpenAI.__struct_fields__[len(ignored) :]
+    return ABOUT_FIELDS.format(ignored=_listed(ignored), refused=_listed(refused))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def metrics_page() -> str:

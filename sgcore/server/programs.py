@@ -16,13 +16,12 @@ from sgcore.engine.merge import Changes
 from sgcore.engine.pieces import MAX_GROUP_CHARS, check_group, check_pieces
 from sgcore.engine.program import SCORING, Program, run_program
 from sgcore.errors import RequestError
+from sgcore.server.fields import Unsupported, refuse_unsupported
 from sgcore.server.native import (
     DECODER,
     GenerateRequest,
-    Unsupported,
     check_ids,
     generate_prompts,
-    refuse_unsupported,
     request_ids,
 )
 from sgcore.server.service import Service
@@ -33,7 +32,7 @@ NOT_OF_PROGRAMS = ("sampling_params", "return_logprob", "logprob_start_len", "to
 """Fields of a request that each generation of a program has of its own."""
 
 
-class ReleaseRequest(msgspec.Struct, kw_only=True):
+class ReleaseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A group whose requests have ended."""
 
     id: str
@@ -48,6 +47,8 @@ async def generate(request: Request) -> Response:
     """Continue text or token ids, or run a program of pieces."""
     service: Service = request.app.state.service
     body = await read(request, DECODER, service.options.max_body_bytes)
+    given = next((name for name in ("pieces", "input_ids") if getattr(body, name) is not None), "text")
+    request.state.field_names = {"prompt": given}
     if body.pieces is None:
         return await generate_prompts(request, service, body)
     program = program_of(service, body)

@@ -7,30 +7,19 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-
-class NotYet(msgspec.Struct, kw_only=True):
-    """Fields that would change the answer, and that this server doesn't know yet: refused when set."""
-
-    functions: Any = None
-    stop_regex: Any = None
-    structured_outputs: Any = None
-    lora_path: Any = None
-    session_params: Any = None
-    return_hidden_states: Any = None
-    custom_params: Any = None
-    custom_logit_processor: Any = None
-    audio: Any = None
-    use_beam_search: Any = None
+from sgcore.server.fields import UnsupportedOpenAI
 
 
-class StreamOptions(msgspec.Struct, kw_only=True):
+class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What a stream says besides the text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+    """Ignored: padding against an observer of the sizes of chunks, which changes no answer."""
 
 
-class JsonSchema(msgspec.Struct, kw_only=True):
+class JsonSchema(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A schema with the name that OpenAI asks for. It is followed whether `strict` says so or not."""
 
     schema: dict[str, Any] | bool | None = None
@@ -39,7 +28,7 @@ class JsonSchema(msgspec.Struct, kw_only=True):
     strict: bool | None = None
 
 
-class ResponseFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ResponseFormat(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """`text`, `json_object`, `json_schema`, or SGLang's `structural_tag`."""
 
     type: str
@@ -48,8 +37,8 @@ class ResponseFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
     triggers: list[str] | None = None
 
 
-class Shared(NotYet, kw_only=True):
-    """What completions and chat have in common."""
+class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
+    """What completions and chat have in common; fields that it doesn't have are refused."""
 
     model: str | None = None
     n: int | None = None
@@ -63,7 +52,6 @@ class Shared(NotYet, kw_only=True):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
-    user: str | None = None
     response_format: ResponseFormat | None = None
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
@@ -85,9 +73,13 @@ class Shared(NotYet, kw_only=True):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     rid: str | list[str] | None = None
+    request_id: str | None = None
+    """Another name of `rid`."""
     priority: int | None = None
     timeout: float | None = None
     cache_salt: str | None = None
+    extra_key: str | None = None
+    """Another name of `cache_salt`."""
 
 
 class CompletionRequest(Shared, kw_only=True):

@@ -16,7 +16,7 @@ from sgcore.server.service import Service
 from sgcore.server.wire import json_response, read
 
 
-class TokenizeRequest(msgspec.Struct, kw_only=True):
+class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Text, several texts, or a conversation."""
 
     prompt: str | list[str] | None = None
@@ -36,7 +36,7 @@ class TokenizeReply(msgspec.Struct):
     max_model_len: int
 
 
-class DetokenizeRequest(msgspec.Struct, kw_only=True):
+class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Token ids, or a list of lists of them."""
 
     tokens: list[int | list[int]]

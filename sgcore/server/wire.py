@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,8 @@ from sgcore.errors import RequestError
 T = TypeVar("T")
 ENCODER = msgspec.json.Encoder()
 FIELD = re.compile(r" - at `\$\.(\w+)")
+UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
+"""At the body's top; deeper ones have a path behind them."""
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -40,12 +43,23 @@ def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        field = FIELD.search(str(error))
-        raise RequestError(str(error), param=field[1] if field else None) from error
+        raise _wrong_field(str(error), decoder.type) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise RequestError("the body is nested too deeply") from error
+
+
+def _wrong_field(message: str, kind: Any) -> RequestError:
+    """The refusal of a field of the wrong type, or that the route doesn't know."""
+    unknown = UNKNOWN.search(message)
+    if unknown is None:
+        field = FIELD.search(message)
+        return RequestError(message, param=field[1] if field else None)
+    name = unknown[1][:64]
+    near = get_close_matches(name, kind.__struct_fields__, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "/openapi.json lists those that this route has"
+    return RequestError(f"unknown field {name!r}; {hint}", param=name, code="unknown_parameter")
 
 
 async def read(request: Request, decoder: msgspec.json.Decoder[T], limit_bytes: int) -> T:

@@ -108,7 +108,7 @@ SAMPLING: list[tuple[str, Any]] = [
     ("temperature", math.nan),
     ("temperature", math.inf),
     ("temperature", 10**400),
-    ("top_p", 0),
+    ("top_p", -0.1),
     ("top_p", 1.1),
     ("top_k", -2),
     ("top_k", 2.5),
@@ -152,7 +152,7 @@ SAMPLING: list[tuple[str, Any]] = [
     ("choice", []),
     ("choice", [""]),
     ("constraint_after", [-1]),
-    ("custom_params", {}),
+    ("custom_params", {"a": 1}),
     ("temprature", 1),
 ]
 
@@ -212,7 +212,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "a", "max_tokens": -1}, "max_tokens must be"),
     ("/v1/completions", {"prompt": "a", "min_tokens": 99}, "min_tokens must be at most max_tokens"),
     ("/v1/completions", {"prompt": "a", "logprobs": 21}, "logprobs must be from 0 to 20"),
-    ("/v1/completions", {"prompt": "a", "stream_options": {}}, "needs stream"),
+    ("/v1/completions", {"prompt": "a", "stream_options": {"include_usage": True}}, "needs stream"),
     ("/v1/chat/completions", {"messages": []}, "messages is empty"),
     ("/v1/chat/completions", {"messages": [{"role": "refused", "content": ""}]}, "refused the messages"),
     ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "`function` - at `$.tools[0]`"),

@@ -148,7 +148,6 @@ def test_extra_keys_reach_the_engine(ai: openai.OpenAI, frontend: FakeFrontend) 
         "priority": 3,
         "timeout": 2.5,
         "cache_salt": "tenant",
-        "something_new": 1,
         "chat_template_kwargs": {"suffix": "?"},
     }
     ai.chat.completions.create(
