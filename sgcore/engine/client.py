@@ -80,6 +80,7 @@ class SocketChannel:
             socket.connect(f"ipc://{folder}/{name}")
         self._decoder = msgspec.msgpack.Decoder(ToCore)
         self._encoder = msgspec.msgpack.Encoder()
+        self._send_lock = threading.Lock()
 
     def receive(self, timeout_s: float) -> Sequence[ToCore]:
         messages = []
@@ -90,7 +91,8 @@ class SocketChannel:
         return messages
 
     def send(self, message: FromCore | Found | Planned) -> None:
-        self._outgoing.send(self._encoder.encode(message))
+        with self._send_lock:
+            self._outgoing.send(self._encoder.encode(message))
 
     def close(self) -> None:
         """Wait briefly for the last messages to leave."""

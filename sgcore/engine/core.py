@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +17,7 @@ from sgcore.constraints.masks import Filling
 from sgcore.constraints.queue import GrammarQueue
 from sgcore.engine.messages import (
     Abort,
+    Alive,
     Command,
     Failed,
     FromCore,
@@ -75,12 +78,14 @@ class EngineCore:
         self._launched: deque[Launched] = deque()
         self._is_stopping = self._is_warm = False
         self._stats_due = 0.0
+        self.turned = time.monotonic()
         pool = self.scheduler.pages.total * self.runner.page_tokens
         channel.send(Ready(report.rows, pool, plan.context_tokens))
 
     def run(self) -> None:
         """Until a shutdown command: take messages, compute a step. Waits when there is nothing to do."""
         while not self._is_stopping:
+            self.turned = time.monotonic()
             is_busy = self.scheduler.has_work or self._launched or self._warm_up()
             waits = COMPILING_S if self.grammars.waiting else HEARTBEAT_S
             for message in self.channel.receive(0.0 if is_busy else waits):
@@ -208,7 +213,7 @@ class EngineCore:
 
     def stats(self) -> Stats:
         """The present load."""
-        stats = self.scheduler.snapshot(time.monotonic())
+        stats = self.scheduler.snapshot()
         stats.queued += len(self.grammars.waiting)
         return stats
 
@@ -240,13 +245,32 @@ def limits(plan: Plan, runner: Runner) -> Limits:
     )
 
 
+@contextmanager
+def heartbeat(core: EngineCore) -> Iterator[None]:
+    """Tell the frontend from a thread that the process runs: a loop in a long step can't, nor can a stopped process."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_S):
+            core.channel.send(Alive(core.turned))
+
+    thread = threading.Thread(target=beat, name="sgcore-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def run_core(plan: Plan, channel: Channel, owns_process: bool = False) -> bool:
     """Build a core and run it to its end; a failure is reported through the channel. Returns whether it ended well."""
     try:
         core = EngineCore(plan, channel)
         if owns_process:
             gc.freeze()  # or a full collection visits all of torch's objects, and one step takes 0.1 s longer
-        core.run()
+        with heartbeat(core):
+            core.run()
     except BaseException as error:
         hint = getattr(error, "hint", "--log-level debug shows where")
         log.debug("the core failed", exc_info=True)

@@ -29,6 +29,7 @@ from sgcore.engine.limits import (
 )
 from sgcore.engine.messages import (
     Abort,
+    Alive,
     Command,
     Failed,
     FromCore,
@@ -209,7 +210,7 @@ class Frontend:
         self._calls: dict[int, queue.SimpleQueue[Reply]] = {}
         self._call_numbers = itertools.count(1)
         self._random = random.Random(int(plan.options["random_seed"]))
-        self._last_heard = time.monotonic()
+        self._last_heard = self._turned = time.monotonic()
         self._knows_vocabulary = False
 
     # -- from the core -------------------------------------------------------------------------------------------
@@ -221,8 +222,11 @@ class Frontend:
             self._deliver(message.items)
         elif isinstance(message, Stats):
             self.stats = message
+        elif isinstance(message, Alive):
+            self._turned = message.turned
         elif isinstance(message, Ready):
             self.report, self.max_total_tokens = message.report, message.max_total_tokens
+            self._turned = time.monotonic()
             self._ready.set()
         elif isinstance(message, Reply):
             self.stats = message.stats or self.stats
@@ -265,9 +269,11 @@ class Frontend:
         if self.failure is not None:
             raise LaunchError(self.failure, self.hint)
 
-    def is_alive(self, within_s: float = 10.0) -> bool:
-        """Whether the core's loop turned within so many seconds (a long step counts as turning)."""
-        return self.failure is None and self._ready.is_set() and time.monotonic() - self._last_heard < within_s + 20.0
+    def is_alive(self) -> bool:
+        """Whether the core's process runs, and its loop turns or computes a step that doesn't take for ever."""
+        now = time.monotonic()
+        is_turning = now - self._last_heard < SILENCE_S and now - self._turned < LONGEST_STEP_S
+        return self.failure is None and self._ready.is_set() and is_turning
 
     # -- to the core ---------------------------------------------------------------------------------------------
 
@@ -487,6 +493,10 @@ class Frontend:
         self._send(Abort([rid]))
 
 
+SILENCE_S = 5.0
+"""After which a core isn't alive: it says every second that it is."""
+LONGEST_STEP_S = 300.0
+"""After which a core whose loop doesn't turn isn't alive: no step takes as long."""
 LONG_TEXT = 4096
 """Characters above which tokenising moves to a thread."""
 

@@ -162,8 +162,13 @@ class Stats(msgspec.Struct, array_like=True, tag="stats"):
     generated_tokens_total: int = 0
     retractions_total: int = 0
     violations_total: int = 0
-    heartbeat: float = 0.0
-    """`time.monotonic()` of the loop's last turn."""
+
+
+class Alive(msgspec.Struct, array_like=True, tag="alive"):
+    """The core's process runs, whatever its loop does. Sent every second."""
+
+    turned: float
+    """`time.monotonic()` of the loop's last turn; a step may take long."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready"):
@@ -210,4 +215,4 @@ class Planned(msgspec.Struct, array_like=True, tag="planned"):
 
 
 ToCore = Request | Abort | Pin | Unpin | Command | Vocabulary
-FromCore = Outputs | Stats | Ready | Reply | Failed
+FromCore = Outputs | Stats | Alive | Ready | Reply | Failed

@@ -174,10 +174,9 @@ class Scheduler:
                 sequence.confirmed = sequence.tree_pages * self.limits.page_tokens
             self._rejoin(sequence)
 
-    def snapshot(self, now: float) -> Stats:
-        """The present load; `now` is the loop's heartbeat."""
+    def snapshot(self) -> Stats:
+        """The present load."""
         stats, page = self.stats, self.limits.page_tokens
-        stats.heartbeat = now
         stats.running = len(self.decoding) + len(self.prefilling)
         stats.queued, stats.queued_tokens = len(self.waiting), self._queued_tokens
         stats.evictable_tokens = self.tree.evictable_pages * page

@@ -136,7 +136,7 @@ def test_many_requests_follow_their_languages(
     assert core.scheduler.stats.retractions_total > 0 or pool_tokens > 1000
     while core._launched:
         core.step()
-    assert core.scheduler.flush_cache() and not core.scheduler.snapshot(0.0).violations_total
+    assert core.scheduler.flush_cache() and not core.scheduler.snapshot().violations_total
     assert core.scheduler.pages.free == core.scheduler.pages.total
 
 

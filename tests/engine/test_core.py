@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sgcore.api import Pending
 from sgcore.config import Choices
 from sgcore.engine.core import EngineCore, run_core
+from sgcore.engine.frontend import Frontend
 from sgcore.engine.messages import (
     Abort,
+    Alive,
     Command,
     Failed,
     FromCore,
@@ -26,6 +31,8 @@ from sgcore.engine.messages import (
 )
 from sgcore.plugins.plan import Plan
 from sgcore.plugins.resolve import resolve
+from sgcore.scheduler.step import StepPlan
+from sgcore_null.platform import NullRunner
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -135,3 +142,44 @@ def test_a_core_that_cannot_start_says_why(make_plan: Callable[..., Plan]) -> No
     assert not run_core(plan, script)
     (failed,) = script.sent
     assert isinstance(failed, Failed) and "vocab_size" in failed.message
+
+
+def test_a_core_in_a_long_step_says_that_it_is_alive_and_since_when(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sgcore.engine.core.HEARTBEAT_S", 0.02)
+    told: list[float] = []
+    enough = threading.Event()
+
+    class Channel(Script):
+        def send(self, message: FromCore) -> None:
+            if isinstance(message, Alive):
+                told.append(message.turned)
+                if told.count(message.turned) >= 5:
+                    enough.set()
+            super().send(message)
+
+    script = Channel([ask("a")])
+    plan = make_plan()
+    launch = NullRunner.launch
+
+    def slow(runner: NullRunner, step: StepPlan) -> Pending:
+        assert enough.wait(60)
+        return launch(runner, step)
+
+    monkeypatch.setattr(NullRunner, "launch", slow)
+    assert run_core(plan, script)
+    assert max(map(told.count, told)) >= 5 and script.outputs("a")
+
+
+@pytest.mark.parametrize("silent_s, turn_s, expected", [(0, 0, True), (0, 100, True), (0, 400, False), (9, 0, False)])
+def test_alive_is_who_is_heard_and_turns(
+    make_plan: Callable[..., Plan], silent_s: float, turn_s: float, expected: bool
+) -> None:
+    frontend = Frontend(make_plan(skip_tokenizer_init=True), lambda *messages: None, lambda: None)
+    assert not frontend.is_alive(), "not ready"
+    frontend.on_message(Ready([], 1000, 500))
+    assert frontend.is_alive()
+    frontend.on_message(Alive(time.monotonic() - turn_s))
+    frontend._last_heard -= silent_s
+    assert frontend.is_alive() == expected

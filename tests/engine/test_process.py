@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from transformers import LlamaConfig
 
 from sgcore import Engine
 from sgcore.config import Choices
-from sgcore.engine.client import start_core_process, start_planning_core
+from sgcore.engine.client import CoreProcess, start_core_process, start_planning_core
 from sgcore.errors import LaunchError
 from sgcore.plugins.resolve import resolve
 
@@ -74,3 +76,27 @@ def test_a_core_that_can_not_plan_says_why(folder: Path, model: str | None, mess
     with pytest.raises(LaunchError, match=message) as caught:
         start_planning_core(choices, {})
     assert caught.value.exit_code == code and "Traceback" in caught.value.__notes__[0]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_stopped_core_is_noticed_and_one_that_goes_on_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgcore.engine.frontend.SILENCE_S", 2.5)
+    plan = resolve(Choices.of(model_path=str(folder), load_format="dummy", skip_tokenizer_init=True, platform="null"))
+    core = CoreProcess({"plan": plan.to_json()})
+    frontend = core.serve(plan)
+    try:
+        frontend.wait_ready()
+        assert frontend.is_alive()
+        core.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not frontend.is_alive())
+        core.process.send_signal(signal.SIGCONT)
+        wait_until(frontend.is_alive)
+    finally:
+        core.process.send_signal(signal.SIGCONT)
+        core.close()

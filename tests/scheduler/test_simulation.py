@@ -224,4 +224,4 @@ def test_violations_of_pages_and_of_the_tree_are_shown() -> None:
     scheduler = Scheduler(Limits(), pages=100)
     scheduler.pages.release([5, 6])
     scheduler.tree.unlock(scheduler.tree.root)
-    assert scheduler.snapshot(0.0).violations_total == 3
+    assert scheduler.snapshot().violations_total == 3

@@ -114,7 +114,7 @@ class FakeFrontend:
     def unpin(self, group: str, namespace: str = "") -> None:
         self.pinned.pop(namespace + group, None)
 
-    def is_alive(self, within_s: float = 10.0) -> bool:
+    def is_alive(self) -> bool:
         return self.is_alive_now
 
     async def flush_cache(self) -> bool:
