@@ -204,6 +204,8 @@ class Frontend:
         self.report: list[tuple[str, str]] = []
         self.stats = Stats()
         self.failure: str | None = None
+        self.is_device_lost = False
+        """The core failed with its device; one in a new process may serve on."""
         self._ready = threading.Event()
         self._lock = threading.Lock()
         self._consumers: dict[str, Deliver] = {}
@@ -253,7 +255,7 @@ class Frontend:
         """The core is gone: end everything that waits for it, with its own words."""
         if self.failure is not None:
             return
-        self.failure = failed.message
+        self.failure, self.is_device_lost = failed.message, failed.is_device_lost
         self.hint = failed.detail
         self._ready.set()
         with self._lock:

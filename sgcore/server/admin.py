@@ -38,8 +38,11 @@ def _service(request: Request) -> Service:
 
 
 async def health(request: Request) -> Response:
-    """200 if the engine turns and new requests are taken, 503 otherwise; answers at once."""
-    return Response(status_code=200 if _service(request).is_ready else 503)
+    """200 if the engine turns and new requests are taken, 503 with the reason otherwise; answers at once."""
+    service = _service(request)
+    if service.is_ready:
+        return Response()
+    return PlainTextResponse(str(service.outage or "the engine does not respond"), 503)
 
 
 async def health_generate(request: Request) -> Response:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ FAREWELL_S = 2
 """How long connections may take to close once no request runs."""
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep theirs (60 s), so that they don't reuse one that is being closed."""
+
+MAX_RESTARTS, RESTART_WINDOW_S = 3, 600.0
+"""A device that is lost more often in so many seconds is not one that a new process finds in order."""
 
 
 def serve(plan: Plan, core: CoreProcess | None = None) -> int:
@@ -106,25 +110,34 @@ class CoreServer(uvicorn.Server):
         self.start_error: BaseException | None = None
         self.deadline = 0.0
         self._frontend: Any = None
-        self._ended = threading.Event()
-        self._starter = threading.Thread(target=self._start_core, name="sgcore-start", daemon=True)
+        self._losses: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._restart, self._ended = threading.Event(), threading.Event()
+        self._starter = threading.Thread(target=self._keep_core, name="sgcore-start", daemon=True)
         self._starter.start()
 
-    def _start_core(self) -> None:
+    def _keep_core(self) -> None:
         """Start the core and stay: the kernel ends a child when the thread that made it ends, if it was asked to."""
-        from sgcore.engine.client import start_core_process
-
         try:
-            core = self.core
-            self._frontend = core.serve(self.plan) if core else start_core_process(self.plan, wait=False)
-            self._frontend.wait_ready()
-            self.service.attach(self._frontend)
-            gc.freeze()  # or a full collection visits every object of the libraries, and all streams wait for it
-            give_back()
+            self._start_core()
             announce(self._frontend, self.service, self.port)
+            while self._restart.wait() and not self._ended.is_set():
+                self._restart.clear()
+                self._frontend.close()
+                self._start_core()
+                log.warning("the engine core has started again")
         except BaseException as error:
             self.start_error = error
         self._ended.wait()
+
+    def _start_core(self) -> None:
+        from sgcore.engine.client import start_core_process
+
+        core, self.core = self.core, None
+        self._frontend = core.serve(self.plan) if core else start_core_process(self.plan, wait=False)
+        self._frontend.wait_ready()
+        self.service.attach(self._frontend)
+        gc.freeze()  # or a full collection visits every object of the libraries, and all streams wait for it
+        give_back()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: end now."""
@@ -138,13 +151,25 @@ class CoreServer(uvicorn.Server):
         if self.start_error is not None:
             self.should_exit = True
         elif self.service.failure is not None and not self.exit_code:
-            log.error("the engine core has died: %s", self.service.failure)
-            self.exit_code = 1
+            self._core_died(self.service.failure)
         elif self.exit_code:
             self.should_exit = True  # a tick later, so that running requests get their answer
         elif self.service.is_stopping:
             self._drain()
         return await super().on_tick(counter)
+
+    def _core_died(self, reason: str) -> None:
+        """Start another core if a device was lost, which a new process may find in order; else end."""
+        now = time.monotonic()
+        is_often = len(self._losses) == MAX_RESTARTS and now - self._losses[0] < RESTART_WINDOW_S
+        if self._frontend.is_device_lost and not is_often and not self.service.is_stopping:
+            log.error("the engine core starts again: %s", reason)
+            self._losses.append(now)
+            self.service.restarts(reason)
+            self._restart.set()
+        else:
+            log.error("the engine core has died: %s", reason)
+            self.exit_code = 1
 
     def _drain(self) -> None:
         is_late = time.monotonic() >= self.deadline
@@ -158,6 +183,7 @@ class CoreServer(uvicorn.Server):
         if self._frontend is not None:
             self._frontend.close()
         self._ended.set()
+        self._restart.set()
 
 
 def announce(frontend: Any, service: Service, port: int) -> None:

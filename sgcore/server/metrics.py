@@ -98,7 +98,10 @@ class Metrics:
         self.histograms: dict[str, Histogram] = {}
 
     def watch(self, frontend: Any, model_name: str) -> None:
-        """The core is there: its metrics exist from now on."""
+        """The core is there: its metrics exist from now on, and go on where it took another one's place."""
+        if self.load is not None:
+            self.load.frontend = frontend
+            return
         self.load = Load(frontend, self.prefix, model_name)
         self.registry.register(self.load)
         for name, text in COUNTERS.items():

@@ -40,11 +40,13 @@ class Service:
         self.has_special_marks = False
         """The format's delimiters are special tokens, which must be shown to be found."""
         self._frontend: Any = None
+        self._restart: str | None = None
         if frontend is not None:
             self.attach(frontend)
 
     def attach(self, frontend: Any) -> None:
         """The core is ready."""
+        self._restart = None
         self.metrics.watch(frontend, self.model_name(frontend))
         format = served_format(frontend.plan, frontend.tokenizer)
         self.has_special_marks = format is not None and format.marks_with(frontend.tokenizer.special_texts())
@@ -61,21 +63,34 @@ class Service:
     def name(self) -> str:
         return self.model_name(self.frontend)
 
+    def restarts(self, reason: str) -> None:
+        """The core has failed and another one is on its way."""
+        self._restart = reason
+
+    @property
+    def outage(self) -> RequestError | None:
+        """Why no request can be taken now, with status 503; None where they are taken."""
+        if self.is_stopping:
+            return RequestError("the server is shutting down", status=503, code="shutting_down")
+        if self._restart is not None:
+            return RequestError(f"the engine starts again: {self._restart}", status=503, code="restarting")
+        if self._frontend is None:
+            return RequestError("the server is starting", status=503, code="starting")
+        if self._frontend.failure is not None:
+            return RequestError(f"the engine has failed: {self._frontend.failure}", status=503, code="engine_failed")
+        return None
+
     @property
     def frontend(self) -> Frontend:
         """The way to the core. Raises `RequestError` 503 while it starts, ends or is dead."""
-        if self.is_stopping:
-            raise RequestError("the server is shutting down", status=503, code="shutting_down")
-        if self._frontend is None:
-            raise RequestError("the server is starting", status=503, code="starting")
-        if self._frontend.failure is not None:
-            raise RequestError(f"the engine has failed: {self._frontend.failure}", status=503, code="engine_failed")
+        if (outage := self.outage) is not None:
+            raise outage
         return self._frontend  # type: ignore[no-any-return]
 
     @property
     def failure(self) -> str | None:
         """Why the core died; None while it lives or starts."""
-        return None if self._frontend is None else self._frontend.failure
+        return None if self._frontend is None or self._restart is not None else self._frontend.failure
 
     @property
     def is_started(self) -> bool:
@@ -85,9 +100,7 @@ class Service:
     @property
     def is_ready(self) -> bool:
         """The core answers and new requests are taken."""
-        if self._frontend is None or self.is_stopping:
-            return False
-        return self._frontend.failure is None and bool(self._frontend.is_alive())
+        return self.outage is None and bool(self._frontend.is_alive())
 
     def check_model(self, model: str | None) -> str:
         """The served name. Raises `RequestError` 404 for a model that isn't served here."""

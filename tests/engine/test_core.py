@@ -29,6 +29,7 @@ from sgcore.engine.messages import (
     SamplingParams,
     ToCore,
 )
+from sgcore.errors import DeviceLost
 from sgcore.plugins.plan import Plan
 from sgcore.plugins.resolve import resolve
 from sgcore.scheduler.step import StepPlan
@@ -133,6 +134,25 @@ def test_a_step_that_fails_ends_its_own_requests_alone(
     assert (first.finish, first.status, first.message) == ("abort", 500, "RuntimeError: out of luck")
     assert second.finish == "length" and second.cached_tokens == 0
     assert "step 0 failed" in caplog.text and core.scheduler.flush_cache()
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_a_core_whose_device_is_lost_says_so(
+    make_plan: Callable[..., Plan], survives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, run = Script([ask("first")]), EngineCore.run
+
+    def broken(core: EngineCore) -> None:
+        core.runner.launch = lambda step: 1 / 0  # type: ignore[method-assign]
+        if not survives:
+            core.runner.recover = lambda: (_ for _ in ()).throw(DeviceLost("fell off"))  # type: ignore[method-assign]
+        script.is_idle = lambda: not core.scheduler.has_work
+        run(core)
+
+    monkeypatch.setattr(EngineCore, "run", broken)
+    assert run_core(make_plan(), script) == survives
+    failed = [sent for sent in script.sent if isinstance(sent, Failed)]
+    assert [(f.is_device_lost, "fell off" in f.message) for f in failed] == ([] if survives else [(True, True)])
 
 
 def test_a_core_that_cannot_start_says_why(make_plan: Callable[..., Plan]) -> None:

@@ -97,6 +97,7 @@ class FakeFrontend:
         self.vocab_size = VOCABULARY
         self.stats = Stats(running=1, queued=2, used_tokens=100, total_tokens=1000, generated_tokens_total=7)
         self.failure: str | None = None
+        self.is_device_lost = False
         self.defaults: dict[str, Any] = {}
         self.report = [("weights", "1 MiB")]
         self.step_s = step_s

@@ -1,4 +1,7 @@
-"""`launch.serve` over a fake engine, in a process of its own: PORT START_SECONDS SHUTDOWN_TIMEOUT."""
+"""`launch.serve` over a fake engine, in a process of its own: PORT START_SECONDS SHUTDOWN_TIMEOUT.
+
+SIGUSR1 ends the engine, SIGUSR2 loses its device.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,18 @@ def main(port: str, start_s: str, shutdown_timeout: str) -> int:
             if float(start_s) < 0:
                 raise LaunchError("no memory", "buy more")
 
-    frontend = SlowFrontend(step_s=0.05)
-    signal.signal(signal.SIGUSR1, lambda *_: setattr(frontend, "failure", "killed"))
+    started: list[SlowFrontend] = []
 
     def start(plan: Any, wait: bool = True) -> FakeFrontend:
-        return frontend
+        started.append(SlowFrontend(step_s=0.05))
+        return started[-1]
+
+    def fail(number: int, frame: Any) -> None:
+        started[-1].is_device_lost = number == signal.SIGUSR2
+        started[-1].failure = "device lost" if started[-1].is_device_lost else "killed"
+
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, fail)
 
     sgcore.engine.client.start_core_process = start  # type: ignore[assignment]
     try:

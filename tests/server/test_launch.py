@@ -136,6 +136,28 @@ def test_the_engines_death_ends_the_server_with_one() -> None:
         assert server.says("the engine core has died: killed")
 
 
+def test_a_lost_device_starts_the_engine_again_a_few_times() -> None:
+    with served(start_s=1) as server:
+        wait_until(lambda: server.says("ready to roll!"), 20)
+        with streaming(server, 4000) as lines:
+            server.process.send_signal(signal.SIGUSR2)
+            wait_until(lambda: "starts again: device lost" in httpx2.get(f"{server.url}/health").text)
+            refused = httpx2.post(f"{server.url}/generate", json={"text": "a"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "restarting")
+        assert "device lost" in lines[-1] and '"error"' in lines[-1]
+        for _ in range(2):
+            wait_until(lambda: server.status() == 200, 20)
+            reply = httpx2.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}, timeout=20)
+            assert reply.status_code == 200
+            server.process.send_signal(signal.SIGUSR2)
+            wait_until(lambda: server.status() == 503)
+        wait_until(lambda: server.status() == 200, 20)
+        assert "sgcore:num_requests_total" in httpx2.get(f"{server.url}/metrics").text
+        server.process.send_signal(signal.SIGUSR2)
+        assert server.process.wait(20) == 1, "the fourth time"
+        assert server.says("the engine core has died: device lost")
+
+
 def test_a_failed_start_says_why() -> None:
     with served(start_s=-0.1) as server:
         assert server.process.wait(20) == 1
