@@ -85,6 +85,19 @@ class ServerOptions(Options):
     port: int = Field(30000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     api_key: str | None = Field(None, repr=False, description="Key that every route but health asks for.")
     max_body_bytes: int = Field(16 << 20, gt=0, description="Larger bodies get 413.")
+    max_header_bytes: int = Field(65536, gt=0, description="Larger headers get 431.")
+    max_connections: int = Field(8192, gt=0, description="Open connections; more get 503.")
+    max_request_prompts: int = Field(
+        2048, gt=0, description="Prompts of a request, each as often as it has samples; more get 400."
+    )
+    read_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds for a request to arrive, and a second more for 16 KiB of body; else 408.",
+    )
+    cors_allow_origins: tuple[str, ...] = Field(
+        (), description="Origins whose pages may call the server from a browser; `*`: any."
+    )
     shutdown_timeout: float = Field(30.0, ge=0, description="Seconds that running requests may take after SIGTERM.")
     metrics_prefix: str = Field("sgcore:", description="Prefix of metric names.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")

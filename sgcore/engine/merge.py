@@ -8,6 +8,8 @@ from contextlib import aclosing
 
 from sgcore.engine.frontend import Generation
 
+AT_ONCE = 8
+"""Sources that are begun before others get their turn: to begin one may be to tokenise 4,096 characters."""
 Changes = list[tuple[int, Generation]]
 """Generations that changed, each with the place of its source."""
 
@@ -32,8 +34,12 @@ async def merge(sources: list[AsyncGenerator[Generation, None]]) -> AsyncGenerat
             left -= 1
             wake.set()
 
-    tasks = [asyncio.ensure_future(drain(position, source)) for position, source in enumerate(sources)]
+    tasks: list[asyncio.Task[None]] = []
     try:
+        for position, source in enumerate(sources):
+            tasks.append(asyncio.ensure_future(drain(position, source)))
+            if position % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
         while left or changed:
             await wake.wait()
             wake.clear()

@@ -14,7 +14,7 @@ from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.messages import TokenLogprobs
 from sgcore.engine.outputs import finite
 from sgcore.errors import RequestError
-from sgcore.server.native import check_ids, request_ids
+from sgcore.server.native import check_ids, count_of, request_ids
 from sgcore.server.openai import (
     News,
     Tracker,
@@ -33,7 +33,7 @@ from sgcore.server.protocol import (
     StreamOptions,
     Usage,
 )
-from sgcore.server.service import Service
+from sgcore.server.service import BYTES_A_CHAR, Service
 from sgcore.server.sse import EventStream, event, or_disconnect
 from sgcore.server.wire import ENCODER, json_response, read
 
@@ -41,12 +41,13 @@ DEFAULT_MAX_TOKENS = 16
 DECODER = msgspec.json.Decoder(CompletionRequest)
 
 
-def _inputs(body: CompletionRequest) -> list[tuple[str | None, list[int] | None]]:
+def _inputs(service: Service, body: CompletionRequest) -> list[tuple[str | None, list[int] | None]]:
     given = body.prompt
     if isinstance(given, str):
         return [(given, None)]
     if not given:
         raise RequestError("prompt is an empty list", param="prompt")
+    service.check_count(count_of(given) if not isinstance(given[0], str) else len(given), "prompt")
     if all(isinstance(entry, str) for entry in given):
         return [(str(entry), None) for entry in given]
     if all(isinstance(entry, list) for entry in given):
@@ -64,11 +65,12 @@ def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
         message = "best_of other than n is not supported by this server; ask for n completions and choose among them"
         raise RequestError(message, param="best_of", code="unsupported_parameter")
     assert service.tokenizer
-    inputs = _inputs(body)
+    inputs = _inputs(service, body)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     sampling = sampling_of(body, max_tokens, service.defaults)
     top = -1 if body.logprobs is None else check_top_logprobs(body.logprobs, "logprobs")
     start = 0 if body.echo and top >= 0 else -1
+    service.check_count(sampling.n * len(inputs), "n")
     rids = request_ids(body.rid or body.request_id, len(inputs), "cmpl-")
     return [
         Prompt(
@@ -96,7 +98,7 @@ class Replies:
         self.prompts = prompts
         self.samples = prompts[0].sampling.n
         self.offsets: dict[int, int] = {}
-        self.texts = [text for text, _ in _inputs(body)]
+        self.texts = [prompt.text for prompt in prompts]
         self.head = Completion(_shared_id(prompts), int(time.time()), service.check_model(body.model), [])
 
     def index(self, position: int, generation: Generation) -> int:
@@ -184,7 +186,8 @@ async def completions(request: Request) -> Response:
     body = await read(request, DECODER, service.options.max_body_bytes)
     request.state.field_names = field_names(body, "prompt")
     service.check_model(body.model)
-    replies = Replies(service, body, _prompts(service, body))
+    prompts = await service.off_loop(request.state.body_bytes // BYTES_A_CHAR, _prompts, service, body)
+    replies = Replies(service, body, prompts)
     if body.stream:
         return EventStream(_events(replies))
     finished = await or_disconnect(request, service.complete(replies.prompts))

@@ -16,6 +16,7 @@ TYPES = {
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
+    499: "server_error",  # an abort that the server was asked for: the request was right
 }
 
 
@@ -45,11 +46,11 @@ def error_body(error: RequestError) -> bytes:
 
 
 def error_response(error: RequestError, headers: dict[str, str] | None = None) -> Response:
-    """The answer that says `error`; 429 and 503 carry Retry-After, 413 ends the connection."""
+    """The answer that says `error`; 429 and 503 carry Retry-After, 408 and 413 end the connection."""
     extra = dict(headers or {})
     if error.status in (429, 503):
         extra.setdefault("retry-after", str(RETRY_AFTER_S))
-    if error.status == 413:
+    if error.status in (408, 413):
         extra["connection"] = "close"
     return Response(error_body(error), error.status, extra, "application/json")
 

@@ -23,6 +23,7 @@ from sgcore.plugins.manager import load_hooks
 from sgcore.plugins.observers import Observers
 from sgcore.plugins.plan import Plan
 from sgcore.server.app import build_app
+from sgcore.server.connection import protocol
 from sgcore.server.service import Service
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class CoreServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="uvloop" if sys.platform != "win32" else "auto",
-            http="httptools",
+            http=protocol(service.options),
             log_config=None,
             log_level="warning",
             access_log=False,

@@ -18,7 +18,7 @@ from sgcore.engine.pieces import Group, Piece
 from sgcore.engine.sampling import INT32_MAX, sampling_from
 from sgcore.errors import RequestError
 from sgcore.server.fields import Unsupported, refuse_unsupported
-from sgcore.server.service import Service, raise_if_failed
+from sgcore.server.service import BYTES_A_CHAR, Service, raise_if_failed
 from sgcore.server.sse import EventStream, event, or_disconnect
 from sgcore.server.wire import ENCODER, json_response
 
@@ -67,6 +67,11 @@ def check_ids(ids: list[Any], param: str) -> list[int]:
     return ids
 
 
+def count_of(ids: list[Any]) -> int:
+    """How many prompts `split_ids` will find."""
+    return len(ids) if ids and isinstance(ids[0], list) else 1
+
+
 def split_ids(ids: list[Any], param: str) -> list[list[int]]:
     """One list of ids, or a list of them, as a list of lists."""
     if ids and all(isinstance(entry, list) for entry in ids):
@@ -98,12 +103,14 @@ def _spread(value: Any, count: int, default: Any, param: str) -> list[Any]:
     return value
 
 
-def _inputs(body: GenerateRequest) -> list[tuple[str | None, list[int] | None]]:
+def _inputs(service: Service, body: GenerateRequest) -> list[tuple[str | None, list[int] | None]]:
     if (body.text is None) == (body.input_ids is None):
         raise RequestError("give exactly one of text and input_ids", param="text")
     if body.input_ids is not None:
+        service.check_count(count_of(body.input_ids), "input_ids")
         return [(None, ids) for ids in split_ids(body.input_ids, "input_ids")]
     texts = [body.text] if isinstance(body.text, str) else body.text
+    service.check_count(len(texts or ()), "text")
     if not texts:
         raise RequestError("text is an empty list", param="text")
     return [(text, None) for text in texts]
@@ -118,7 +125,7 @@ def _is_single(body: GenerateRequest) -> bool:
 def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
     """The prompts of a request, validated. Raises `RequestError` 400."""
     refuse_unsupported(body, Unsupported)
-    inputs = _inputs(body)
+    inputs = _inputs(service, body)
     count = len(inputs)
     if any(text is not None for text, _ in inputs):
         assert service.tokenizer
@@ -140,6 +147,7 @@ def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
             **logprob_fields(wanted[i], starts[i], tops[i]),
         )
         prompts.append(prompt)
+    service.check_count(sum(prompt.sampling.n for prompt in prompts), "n")
     return prompts
 
 
@@ -170,7 +178,7 @@ async def _events(service: Service, body: GenerateRequest, prompts: list[Prompt]
 
 async def generate_prompts(request: Request, service: Service, body: GenerateRequest) -> Response:
     """Continue text or token ids."""
-    prompts = prompts_of(service, body)
+    prompts = await service.off_loop(request.state.body_bytes // BYTES_A_CHAR, prompts_of, service, body)
     if body.stream:
         return EventStream(_events(service, body, prompts))
     finished = await or_disconnect(request, service.complete(prompts))

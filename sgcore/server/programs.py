@@ -24,7 +24,7 @@ from sgcore.server.native import (
     generate_prompts,
     request_ids,
 )
-from sgcore.server.service import Service
+from sgcore.server.service import BYTES_A_CHAR, Service
 from sgcore.server.sse import EventStream, event, or_disconnect
 from sgcore.server.wire import ENCODER, json_response, read
 
@@ -51,7 +51,7 @@ async def generate(request: Request) -> Response:
     request.state.field_names = {"prompt": given}
     if body.pieces is None:
         return await generate_prompts(request, service, body)
-    program = program_of(service, body)
+    program = await service.off_loop(request.state.body_bytes // BYTES_A_CHAR, program_of, service, body)
     if body.stream:
         return EventStream(_events(service, program))
     await or_disconnect(request, _complete(service, program))

@@ -23,6 +23,8 @@ Observer = Callable[[Mapping[str, Any]], None]
 """Takes the summary of a finished request; must not block."""
 INLINE_CHARS = 4096
 """Longer texts are tokenised in a thread: 4,096 characters take about a millisecond."""
+BYTES_A_CHAR = 16
+"""Bytes of a body that are checked while a character is tokenised."""
 
 
 class Service:
@@ -34,6 +36,8 @@ class Service:
         self.started = time.time()
         self.is_stopping = False
         self.in_flight = 0
+        self.held_bytes = 0
+        """Of bodies that arrive."""
         self.observer = observer
         self.format: Format | None = None
         """How answers are taken apart; None: they are content."""
@@ -127,6 +131,12 @@ class Service:
     def defaults(self) -> dict[str, Any]:
         """Sampling defaults of the model's generation_config."""
         return self.frontend.defaults
+
+    def check_count(self, prompts: int, param: str) -> None:
+        """Raise `RequestError` 400 for more prompts in a request than are taken."""
+        most = self.options.max_request_prompts
+        if prompts > most:
+            raise RequestError(f"{param}: {prompts} prompts are more than {most} (--max-request-prompts)", param=param)
 
     async def off_loop(self, chars: int, call: Callable[..., T], *args: Any) -> T:
         """`call(*args)`, in a thread if `chars` of text make it slow."""

@@ -10,10 +10,14 @@ from starlette.responses import Response
 
 from sgcore.errors import RequestError
 from sgcore.server.chat import rendered
-from sgcore.server.native import split_ids
+from sgcore.server.native import count_of, split_ids
 from sgcore.server.protocol import ChatRequest, Message
-from sgcore.server.service import Service
+from sgcore.server.service import BYTES_A_CHAR, Service
 from sgcore.server.wire import json_response, read
+from sgcore.tokenizer.tokenizer import Tokenizer
+
+CALL_CHARS = 64
+"""Characters that are tokenised while the tokenizer is called."""
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -78,7 +82,9 @@ async def _encode(service: Service, body: TokenizeRequest) -> list[Any]:
         return (await rendered(service, chat))[0]
     encode, special = service.tokenizer.encode, body.add_special_tokens
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
-    found = [await service.off_loop(len(text), encode, text, special) for text in texts]
+    service.check_count(len(texts), "prompt")
+    size = sum(map(len, texts)) + CALL_CHARS * len(texts)
+    found = await service.off_loop(size, lambda: [encode(text, special) for text in texts])
     return found if isinstance(body.prompt, list) else found[0]
 
 
@@ -87,13 +93,16 @@ async def detokenize(request: Request) -> Response:
     service: Service = request.app.state.service
     body = await read(request, DETOKENIZE, service.options.max_body_bytes)
     service.check_model(body.model)
-    tokenizer = service.tokenizer
+    service.check_count(count_of(body.tokens), "tokens")
+    texts = await service.off_loop(request.state.body_bytes // BYTES_A_CHAR, _decode, service.tokenizer, body)
+    is_many = bool(body.tokens) and isinstance(body.tokens[0], list)
+    return json_response(DetokenizeReply(texts if is_many else texts[0]))
+
+
+def _decode(tokenizer: Tokenizer, body: DetokenizeRequest) -> list[str]:
     rows = split_ids(body.tokens, "tokens") if body.tokens else [[]]
     for row in rows:
         if row and max(row) >= tokenizer.vocab_size:
             message = f"tokens must hold ids below {tokenizer.vocab_size}, got {max(row)}"
             raise RequestError(message, param="tokens")
-    size = sum(map(len, rows))
-    texts = [await service.off_loop(size, tokenizer.decode, row, body.skip_special_tokens) for row in rows]
-    is_many = bool(body.tokens) and isinstance(body.tokens[0], list)
-    return json_response(DetokenizeReply(texts if is_many else texts[0]))
+    return [tokenizer.decode(row, body.skip_special_tokens) for row in rows]

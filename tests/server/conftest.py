@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from sgcore.config import ServerOptions
 from sgcore.server.app import create_app
+from sgcore.server.connection import protocol
 from tests.server.fake import FakeFrontend
 
 Start = Callable[..., AbstractContextManager[str]]
@@ -35,8 +36,10 @@ def client(frontend: FakeFrontend) -> Iterator[TestClient]:
 def running(frontend: Any, **options: Any) -> Iterator[str]:
     """A server on a free port, in a thread; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(frontend, ServerOptions(**options))
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", log_config=None, timeout_graceful_shutdown=1)
+    server_options = ServerOptions(**options)
+    app = create_app(frontend, server_options)
+    http = protocol(server_options)
+    config = uvicorn.Config(app, loop="uvloop", http=http, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

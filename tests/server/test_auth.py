@@ -67,3 +67,36 @@ def test_websockets_need_the_key_too() -> None:
     assert not reached and sent[0]["type"] == "websocket.close" and sent[0]["code"] == 1008
     asyncio.run(ask([(b"authorization", RIGHT["authorization"])]))
     assert reached == ["websocket"]
+
+
+PREFLIGHT = {
+    "origin": "https://page.example",
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization, content-type",
+}
+
+
+def test_a_page_of_an_allowed_origin_may_ask_before_it_has_shown_the_key() -> None:
+    options = ServerOptions(api_key=KEY, cors_allow_origins=("https://page.example",))
+    client = TestClient(create_app(FakeFrontend(), options))
+    reply = client.options("/v1/chat/completions", headers=PREFLIGHT)
+    assert reply.status_code == 200
+    assert reply.headers["access-control-allow-origin"] == "https://page.example"
+    assert "authorization" in reply.headers["access-control-allow-headers"]
+    asked = {"origin": "https://page.example"}
+    for refused in (client.get("/v1/models", headers=asked), client.get("/nothing", headers=asked | RIGHT)):
+        assert refused.status_code in (401, 404)  # a page can read why
+        assert refused.headers["access-control-allow-origin"] == "https://page.example"
+    assert client.options("/generate", headers=PREFLIGHT | {"origin": "https://other.example"}).status_code == 400
+
+
+def test_pages_may_not_ask_unless_somebody_says_so(client: TestClient) -> None:
+    reply = client.options("/v1/chat/completions", headers=PREFLIGHT)
+    assert reply.status_code == 401 and "access-control-allow-origin" not in reply.headers
+
+
+def test_no_route_sends_a_client_elsewhere() -> None:
+    client = TestClient(create_app(FakeFrontend(), ServerOptions()))
+    reply = client.get("/generate/", follow_redirects=False, headers={"host": "elsewhere.example"})
+    assert reply.status_code == 404 and "location" not in reply.headers
+    assert reply.json()["error"]["type"] == "not_found_error"
