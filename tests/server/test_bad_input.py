@@ -271,3 +271,49 @@ def test_an_unexpected_error_names_the_request(client: TestClient, frontend: Fak
     assert reply.status_code == 500 and reply.headers["x-request-id"] == "r7"
     error = reply.json()["error"]
     assert error["type"] == "server_error" and "r7" in error["message"] and "NoneType" not in error["message"]
+
+
+MANY: list[tuple[str, dict[str, Any]]] = [
+    ("/generate", {"text": ["a"] * 5}),
+    ("/generate", {"input_ids": [[1]] * 5}),
+    ("/generate", {"text": "a", "sampling_params": {"n": 5}}),
+    ("/generate", {"text": ["a", "b"], "sampling_params": [{"n": 1}, {"n": 4}]}),
+    ("/v1/completions", {"prompt": ["a"] * 5}),
+    ("/v1/completions", {"prompt": [[1]] * 5}),
+    ("/v1/completions", {"prompt": ["a", "b", "c"], "n": 2}),
+    ("/tokenize", {"prompt": ["a"] * 5}),
+    ("/detokenize", {"tokens": [[1]] * 5}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), MANY, ids=repr)
+def test_prompts_of_a_request_are_bounded(path: str, body: dict[str, Any]) -> None:
+    client = TestClient(create_app(FakeFrontend(), ServerOptions(max_request_prompts=4)))
+    assert "--max-request-prompts" in assert_refused(client.post(path, json=body))["message"]
+    enough = TestClient(create_app(FakeFrontend(), ServerOptions(max_request_prompts=6)))
+    assert enough.post(path, json=body).status_code == 200
+
+
+PARTS = {
+    "lists": b'{"input_ids": [' + b",".join([b"[1]"] * 200_000) + b"]}",
+    "objects": b'{"text": "a", "sampling_params": [' + b",".join([b"{}"] * 200_000) + b"]}",
+    "quotes": b'{"text": [' + b",".join([b'""'] * 600_000) + b"]}",
+    "commas": b'{"input_ids": [' + b",".join([b"1"] * 5_000_000) + b"]}",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_body_of_too_many_parts_is_refused_before_it_is_parsed(client: TestClient, name: str) -> None:
+    reply = client.post("/generate", content=PARTS[name])
+    assert reply.status_code == 413 and f"{name};" in assert_refused(reply)["message"]
+
+
+def test_bodies_that_arrive_at_once_have_a_limit_together(frontend: FakeFrontend) -> None:
+    app = create_app(frontend, ServerOptions(max_body_bytes=1000))
+    client = TestClient(app)
+    app.state.service.held_bytes = 16_000 - 5
+    reply = client.post("/generate", content=iter([b'{"text": "a"}']))
+    assert reply.status_code == 503 and reply.json()["error"]["type"] == "server_error"
+    assert app.state.service.held_bytes == 16_000 - 5
+    app.state.service.held_bytes = 0
+    assert client.post("/generate", json={"text": "a"}).status_code == 200 and app.state.service.held_bytes == 0
