@@ -26,6 +26,7 @@ from sgcore.engine.limits import (
     check_number,
     check_text,
     check_timeout,
+    context_exceeded,
 )
 from sgcore.engine.messages import (
     Abort,
@@ -71,6 +72,12 @@ class Prompt:
     priority: int = 0
     namespace: str = ""
     timeout_s: float | None = None
+    add_special_tokens: bool = True
+    """Whether the tokenizer begins `text` as it begins a document."""
+    keep_tokens: int | None = None
+    """A longer prompt is cut to so many tokens; -1: to what leaves room for the answer."""
+    keeps_end: bool = True
+    """Of a prompt that is cut, its end stays; else its beginning."""
 
     def __post_init__(self) -> None:
         """Raise RequestError for what no server takes. The frontend knows the vocabulary and the context."""
@@ -81,6 +88,8 @@ class Prompt:
         check_number("logprob_start_len", self.logprob_start, -1)
         check_number("top_logprobs_num", self.top_logprobs, -1, MAX_TOP_LOGPROBS)
         check_number("priority", self.priority, -INT32_MAX)
+        if self.keep_tokens not in (None, -1):
+            check_number("truncate_prompt_tokens", self.keep_tokens, 1)
         check_name("cache_salt", self.namespace, 0, MAX_NAMESPACE_CHARS)
         check_timeout(self.timeout_s)
 
@@ -305,20 +314,16 @@ class Frontend:
         if prompt.input_ids is None:
             if self.tokenizer is None:
                 raise RequestError("this server has no tokenizer: give input_ids", param="text")
-            ids = self.tokenizer.encode(prompt.text or "")
+            ids = self.tokenizer.encode(prompt.text or "", prompt.add_special_tokens)
         else:
             ids = prompt.input_ids
         self._check_ids(ids, "input_ids" if prompt.text is None else "text")
         if not ids:
             raise RequestError("the prompt is empty", param="prompt")
-        longest = min(self.context_tokens, self.max_total_tokens or self.context_tokens)
-        if len(ids) >= longest:
-            raise RequestError(
-                f"the prompt has {len(ids)} tokens; the longest that this server takes is {longest - 1} "
-                f"(context length {self.context_tokens}, KV cache {self.max_total_tokens} tokens)",
-                param="prompt",
-                code="context_length_exceeded",
-            )
+        pool = self.max_total_tokens or self.context_tokens
+        ids = truncated(prompt, ids, min(self.context_tokens, pool))
+        if len(ids) >= min(self.context_tokens, pool):
+            raise context_exceeded(len(ids), self.context_tokens, pool)
         return ids
 
     def _check_volume(self, prompt: Prompt, tokens: int) -> None:
@@ -501,6 +506,15 @@ LONGEST_STEP_S = 300.0
 """After which a core whose loop doesn't turn isn't alive: no step takes as long."""
 LONG_TEXT = 4096
 """Characters above which tokenising moves to a thread."""
+
+
+def truncated(prompt: Prompt, ids: list[int], room: int) -> list[int]:
+    """The tokens that the prompt wants to keep of its own, where prompt and answer have `room` for so many."""
+    if prompt.keep_tokens is None:
+        return ids
+    answer = max(prompt.sampling.max_new_tokens or 1, 1)
+    count = max(room - answer, 1) if prompt.keep_tokens == -1 else prompt.keep_tokens
+    return ids[-count:] if prompt.keeps_end else ids[:count]
 
 
 def _pin_name(group: str, namespace: str) -> str:

@@ -37,6 +37,16 @@ def check_text(name: str, value: str) -> None:
         raise RequestError(f"{name} is no Unicode text: {error.reason}", param=name) from error
 
 
+def context_exceeded(tokens: int, context: int, pool: int) -> RequestError:
+    """The refusal of a prompt that leaves no room for a token; clients know it by its phrases, the code among them."""
+    message = (
+        f"The prompt of {tokens} tokens is longer than the model's context length allows. "
+        f"This model's maximum context length is {min(context, pool)} tokens here, and at least one of them is for "
+        f"the answer (context_length_exceeded: context length {context}, KV cache {pool} tokens)"
+    )
+    return RequestError(message, param="prompt", code="context_length_exceeded")
+
+
 def logprob_fields(is_wanted: bool, start: Any, top: Any) -> dict[str, Any]:
     """The fields of a prompt that `return_logprob`, `logprob_start_len` and `top_logprobs_num` stand for."""
     if not is_wanted:

@@ -66,6 +66,7 @@ def _logprob_lists(generation: Generation, tokenizer: Any, want_top: bool) -> di
     lists: dict[str, Any] = {
         "input_token_logprobs": _rows(generation.prompt_logprobs, tokenizer),
         "output_token_logprobs": _rows(generation.logprobs, tokenizer),
+        "output_token_logprobs_length": len(generation.logprobs),
     }
     if want_top:
         lists["input_top_logprobs"] = _top_rows(generation.prompt_logprobs, tokenizer)

@@ -18,7 +18,7 @@ from sgcore.server.openai import (
     Tracker,
     check_top_logprobs,
     field_names,
-    namespace_of,
+    prompt_fields,
     refuse_not_yet,
     sampling_of,
     usage_of,
@@ -100,7 +100,8 @@ async def rendered(service: Service, body: ChatRequest, tools: Tools = NO_TOOLS)
 
     def render() -> tuple[list[int], str]:
         text = tokenizer.apply_chat_template(messages, **arguments)
-        return tokenizer.encode(text, add_special_tokens=False), format.turn(text) if format else ""
+        ids = tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))
+        return ids, format.turn(text) if format else ""
 
     chars = sum(64 + len(message["content"]) for message in messages) + 256 * len(tools.allowed)
     return await service.off_loop(chars, render)
@@ -142,10 +143,8 @@ async def chat_replies(service: Service, body: ChatRequest) -> Replies:
         sampling=sampling,
         top_logprobs=top_logprobs,
         rid=request_ids(body.rid or body.request_id, 1, "chatcmpl-")[0],
-        priority=body.priority or 0,
-        timeout_s=body.timeout,
-        namespace=namespace_of(body),
         input_ids=ids,
+        **prompt_fields(body),
     )
     return Replies(service, body, prompt, parsers)
 

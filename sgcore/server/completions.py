@@ -20,7 +20,7 @@ from sgcore.server.openai import (
     Tracker,
     check_top_logprobs,
     field_names,
-    namespace_of,
+    prompt_fields,
     refuse_not_yet,
     sampling_of,
     usage_of,
@@ -80,9 +80,8 @@ def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
             rid=rid,
             top_logprobs=top,
             logprob_start=start,
-            priority=body.priority or 0,
-            timeout_s=body.timeout,
-            namespace=namespace_of(body),
+            add_special_tokens=body.add_special_tokens is not False,
+            **prompt_fields(body),
         )
         for rid, (text, ids) in zip(rids, inputs, strict=True)
     ]
@@ -98,7 +97,7 @@ class Replies:
         self.prompts = prompts
         self.samples = prompts[0].sampling.n
         self.offsets: dict[int, int] = {}
-        self.texts = [prompt.text for prompt in prompts]
+        self.texts = [None if prompt.keep_tokens else prompt.text for prompt in prompts]
         self.head = Completion(_shared_id(prompts), int(time.time()), service.check_model(body.model), [])
 
     def index(self, position: int, generation: Generation) -> int:

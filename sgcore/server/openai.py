@@ -90,9 +90,15 @@ def refuse_not_yet(body: Shared) -> None:
         raise RequestError("stream_options needs stream: true", param="stream_options")
 
 
-def namespace_of(body: Shared) -> str:
-    """What keeps the request's cache entries apart from those of others."""
-    return body.cache_salt or body.extra_key or ""
+def prompt_fields(body: Shared) -> dict[str, Any]:
+    """Fields of a `Prompt` that both routes have by the same names."""
+    return {
+        "priority": body.priority or 0,
+        "timeout_s": body.timeout,
+        "namespace": body.cache_salt or body.extra_key or "",
+        "keep_tokens": body.truncate_prompt_tokens,
+        "keeps_end": body.truncation_side != "right",
+    }
 
 
 def check_top_logprobs(count: int, param: str) -> int:

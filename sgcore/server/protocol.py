@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -67,6 +67,12 @@ class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
     min_p: float | None = None
     repetition_penalty: float | None = None
     min_tokens: int | None = None
+    truncate_prompt_tokens: int | None = None
+    """Longer prompts are cut to so many tokens; -1: to what leaves room for `max_tokens`."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where they are cut; `left`, so that the end stays, is the default."""
+    add_special_tokens: bool | None = None
+    """Whether the prompt begins as the tokenizer begins a document: yes for texts, no for rendered conversations."""
     ignore_eos: bool | None = None
     no_stop_trim: bool | None = None
     stop_token_ids: list[int] | None = None

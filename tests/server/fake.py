@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from sgcore.config import Choices
-from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.frontend import Generation, Prompt, truncated
+from sgcore.engine.limits import context_exceeded
 from sgcore.engine.messages import Stats, TokenLogprobs
 from sgcore.errors import RequestError
 from sgcore.plugins import drivers
@@ -157,14 +158,16 @@ class FakeFrontend:
     def _ids(self, prompt: Prompt) -> list[int]:
         if self.failure is not None:
             raise RequestError(f"the engine core died: {self.failure}", 503)
-        ids = prompt.input_ids if prompt.text is None else ByteTokenizer().encode(prompt.text)
+        ids = (
+            prompt.input_ids if prompt.text is None else ByteTokenizer().encode(prompt.text, prompt.add_special_tokens)
+        )
+        ids = truncated(prompt, ids or [], self.context_tokens)
         if not ids:
             raise RequestError("the prompt is empty", param="prompt")
         if max(ids) >= VOCABULARY:
             raise RequestError("a token id is outside the vocabulary", param="input_ids")
         if len(ids) >= self.context_tokens:
-            message = f"the prompt has {len(ids)} tokens; the limit is {self.context_tokens}"
-            raise RequestError(message, param="prompt", code="context_length_exceeded")
+            raise context_exceeded(len(ids), self.context_tokens, self.max_total_tokens)
         return ids
 
     def _step(self, prompt: Prompt, rid: str, generation: Generation) -> None:

@@ -132,6 +132,46 @@ def test_no_share_of_the_probability_is_greedy(client: TestClient, frontend: Fak
     assert sampling_from({}, {"top_p": 0, "temperature": 1.0}).temperature == 0
 
 
+KEPT: list[tuple[dict[str, Any], bytes]] = [
+    ({"prompt": "abcdef", "truncate_prompt_tokens": 3}, b"def"),
+    ({"prompt": "abcdef", "truncate_prompt_tokens": 3, "truncation_side": "left"}, b"def"),
+    ({"prompt": [97, 98, 99], "truncate_prompt_tokens": 2, "truncation_side": "right"}, b"ab"),
+    ({"prompt": "abc", "truncate_prompt_tokens": 9, "add_special_tokens": False}, b"abc"),
+    ({"prompt": "a" + "b" * 5000, "truncate_prompt_tokens": -1, "max_tokens": 96}, b"b" * 4000),
+    ({"messages": MESSAGES, "truncate_prompt_tokens": 11}, b"assistant: "),
+    (
+        {"messages": [{"role": "user", "content": "a" * 5000}], "truncate_prompt_tokens": -1, "max_tokens": 4085},
+        b"assistant: ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "kept"), KEPT, ids=lambda value: repr(value)[:60])
+def test_a_prompt_is_cut_as_asked(client: TestClient, body: dict[str, Any], kept: bytes) -> None:
+    path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
+    reply = client.post(path, json={"max_tokens": 2} | body)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["usage"]["prompt_tokens"] == len(kept)
+    if "prompt" in body:
+        echo = client.post(path, json=body | {"max_tokens": 2, "echo": True, "truncate_prompt_tokens": len(kept)})
+        assert echo.json()["choices"][0]["text"] == (kept + kept[:2]).decode()
+
+
+@pytest.mark.parametrize("count", [0, -2, 2**40])
+def test_a_prompt_is_not_cut_to_nothing(client: TestClient, count: int) -> None:
+    error = client.post("/v1/completions", json={"prompt": "abc", "truncate_prompt_tokens": count}).json()["error"]
+    assert error["param"] == "truncate_prompt_tokens"
+
+
+def test_special_tokens_stand_before_a_prompt_as_asked(client: TestClient) -> None:
+    for path, is_usual in (("/v1/completions", True), ("/v1/chat/completions", False)):
+        counts = [
+            client.post(path, json=GOOD[path] | {"add_special_tokens": adds}).json()["usage"]["prompt_tokens"]
+            for adds in (None, True, False)
+        ]
+        assert counts[1] == counts[2] + 1 and counts[0] == (counts[1] if is_usual else counts[2])
+
+
 PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "a" * 5000}, "prompt"),
     ("/v1/completions", {"prompt": [999]}, "prompt"),

@@ -79,6 +79,7 @@ def test_logprobs(client: TestClient) -> None:
     meta = generate(client, **asked, logprob_start_len=0, top_logprobs_num=1, return_text_in_logprobs=True)["meta_info"]
     assert meta["input_token_logprobs"] == [[None, BOS, "<s>"], [-1.0, 97, "a"], [-1.0, 98, "b"]]
     assert meta["output_token_logprobs"] == [[-0.5, 97, "a"]]
+    assert meta["output_token_logprobs_length"] == 1
     assert meta["output_top_logprobs"] == [[[-0.5, 97, "a"]]]
     assert generate(client, **asked)["meta_info"]["output_token_logprobs"] == [[-0.5, 97, None]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -203,11 +204,33 @@ def test_refusals_arrive_as_the_clients_own_errors(ai: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature must be a number from 0") as caught:
         ai.chat.completions.create(model="fake", messages=HELLO, temperature=-1)
     assert caught.value.param == "temperature" and caught.value.type == "invalid_request_error"
-    with pytest.raises(openai.BadRequestError, match="the limit is 4096") as caught:
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 4096") as caught:
         ai.completions.create(model="fake", prompt="x" * 5000)
     assert caught.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="limit is 4096"):
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 4096"):
         ai.completions.create(model="fake", prompt="x" * 5000, stream=True)
+
+
+CLIENTS = {
+    "litellm": ("this model's maximum context length is", "is longer than the model's context length"),
+    "langchain": ("context_length_exceeded",),
+    "crewai": ("maximum context length",),
+}
+"""Texts by which clients' libraries know a prompt that is too long, in lower case."""
+
+
+def test_clients_libraries_know_a_prompt_that_is_too_long(ai: openai.OpenAI) -> None:
+    long: Any = [{"role": "user", "content": "x" * 5000}]
+    for ask in (
+        lambda: ai.completions.create(model="fake", prompt="x" * 5000),
+        lambda: ai.chat.completions.create(model="fake", messages=long),
+        lambda: ai.chat.completions.create(model="fake", messages=long, stream=True),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask()
+        said = str(caught.value).lower()
+        assert all(text in said for texts in CLIENTS.values() for text in texts), said
+        assert not re.search(r"rate[\s_-]*limit|\b429\b", said), "a client takes it for another error, and tries again"
 
 
 def test_a_full_queue_says_when_to_come_back(start: Start) -> None:

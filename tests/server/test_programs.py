@@ -102,7 +102,11 @@ def test_what_came_before_a_failure_is_told(client: TestClient, frontend: FakeFr
     answer = post(client, text="ab", pieces=[gen(1), {"text": "x" * 5000}, gen(1)])
     assert [piece["text"][:1] for piece in answer["pieces"]] == ["a", "x"]
     reason = answer["meta_info"]["finish_reason"]
-    assert reason["type"] == "abort" and reason["status_code"] == 400 and "the limit is 4096" in reason["message"]
+    assert (
+        reason["type"] == "abort"
+        and reason["status_code"] == 400
+        and "maximum context length is 4096" in reason["message"]
+    )
 
 
 @pytest.mark.parametrize(
