@@ -32,6 +32,16 @@ def read_checkpoint(source: Driver, path: Path, options: Mapping[str, Any]) -> C
     return Checkpoint(opened.generation_config(), tokenizer)
 
 
+def with_end_tokens(generation_config: Mapping[str, Any], hf_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation configuration; where it names no end tokens, with those of the model's configuration.
+
+    Checkpoints without `generation_config.json` say them there, models of several modalities under `text_config`.
+    """
+    places = (generation_config, hf_config, hf_config.get("text_config") or {})
+    found = (place["eos_token_id"] for place in places if place.get("eos_token_id") not in (None, []))
+    return {**generation_config, "eos_token_id": next(found, None)}
+
+
 def load_tokenizer(path: str | None, source: Any) -> Any:
     """The tokenizer of `--tokenizer-path`, or the checkpoint's own."""
     if path is None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from sgcore.engine.checkpoint import Checkpoint, read_checkpoint
+from sgcore.engine.checkpoint import Checkpoint, read_checkpoint, with_end_tokens
 from sgcore.engine.limits import (
     MAX_NAMESPACE_CHARS,
     MAX_RID_CHARS,
@@ -48,7 +48,7 @@ from sgcore.engine.messages import (
     Vocabulary,
 )
 from sgcore.engine.sampling import INT32_MAX, preferred_sampling
-from sgcore.engine.stops import StopStrings
+from sgcore.engine.stops import HiddenTokens, StopStrings
 from sgcore.errors import LaunchError, RequestError
 from sgcore.plugins.checkpoint import read_template
 from sgcore.plugins.plan import Plan
@@ -138,7 +138,9 @@ class Growth:
         if tokenizer is not None:
             skips, spaces = sampling.skip_special_tokens, sampling.spaces_between_special_tokens
             self._detokenizer = Detokenizer(tokenizer, generation.prompt_ids, skips, spaces)
-        self._stops = StopStrings(sampling.stop, sampling.no_stop_trim)
+        hides = tokenizer is not None and sampling.stop and sampling.skip_special_tokens
+        self._hidden = HiddenTokens(tokenizer.special_tokens if tokenizer and hides else {}, sampling.stop)
+        self._stops = StopStrings(self._hidden.stops, sampling.no_stop_trim)
         self._stop_ids = () if sampling.no_stop_trim else sampling.stop_token_ids
 
     def take(self, output: Output) -> bool:
@@ -167,7 +169,8 @@ class Growth:
         shown = output.tokens[:-1] if output.matched is not None else output.tokens
         if not shown and not is_last:
             return None
-        text, stopped = self._stops.push(self._detokenizer.push(shown, is_last), is_last)
+        marked = self._hidden.marked(shown, is_last, self._detokenizer.push)
+        text, stopped = self._hidden.unmarked(*self._stops.push(marked, is_last))
         generation.text += text
         return stopped
 
@@ -197,7 +200,7 @@ class Frontend:
         self.plan = plan
         self._send, self._close = send, close
         checkpoint = checkpoint or read_checkpoint(plan.source, plan.path, plan.options)
-        generation_config = checkpoint.generation_config
+        generation_config = with_end_tokens(checkpoint.generation_config, plan.hf_config)
         self.tokenizer: Tokenizer | None = None
         if checkpoint.tokenizer is not None:
             template = plan.options.get("chat_template")

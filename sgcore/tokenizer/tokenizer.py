@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from sgcore.errors import RequestError
@@ -28,9 +29,14 @@ class Tokenizer:
         template: dict[str, Any] | None = getattr(self.hf, "response_template", None)
         return template if self.chat_template is None else None
 
+    @cached_property
+    def special_tokens(self) -> dict[int, str]:
+        """Texts of the tokens that `skip_special_tokens` leaves out, by id."""
+        return {int(i): str(token.content) for i, token in self.hf.added_tokens_decoder.items() if token.special}
+
     def special_texts(self) -> frozenset[str]:
         """Texts of the tokens that `skip_special_tokens` leaves out."""
-        return frozenset(token.content for token in self.hf.added_tokens_decoder.values() if token.special)
+        return frozenset(self.special_tokens.values())
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from transformers import LlamaConfig
 
 from sgcore.config import Choices
-from sgcore.engine.checkpoint import CheckpointAhead, read_checkpoint
+from sgcore.engine.checkpoint import Checkpoint, CheckpointAhead, read_checkpoint, with_end_tokens
 from sgcore.engine.client import start_planning_core
+from sgcore.engine.frontend import Frontend
 from sgcore.errors import LaunchError
 from sgcore.plugins.plan import Driver
 from sgcore.testing.weights import make_tokenizer
+from tests.server.fake import make_plan
 
 SHAPE = dict(vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
 SOURCE = Driver("weights", "dummy", "sgcore.weights.dummy:DummySource", "sgcore", "0")
@@ -86,3 +89,28 @@ def test_the_checkpoint_is_found_before_torch_is_imported(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["dummy", str(folder), "False"]
+
+
+@pytest.mark.parametrize(
+    ("generation", "model", "ends"),
+    [
+        ({"eos_token_id": 7}, {"eos_token_id": 3}, 7),
+        ({}, {"eos_token_id": [3, 4]}, [3, 4]),
+        ({"temperature": 1, "eos_token_id": None}, {"eos_token_id": 0}, 0),
+        ({"eos_token_id": []}, {"text_config": {"eos_token_id": 5}}, 5),
+        ({}, {"eos_token_id": 2, "text_config": {"eos_token_id": 5}}, 2),
+        ({}, {"text_config": None}, None),
+    ],
+)
+def test_end_tokens_are_the_models_configurations_where_the_generation_configuration_names_none(
+    generation: dict[str, Any], model: dict[str, Any], ends: Any
+) -> None:
+    assert with_end_tokens(generation, model) == {**generation, "eos_token_id": ends}
+
+
+@pytest.mark.parametrize(("generation", "ends"), [({}, {5, 6}), ({"eos_token_id": 7}, {7})])
+def test_a_frontend_ends_answers_at_the_declared_tokens(generation: dict[str, Any], ends: set[int]) -> None:
+    plan = make_plan()
+    plan = replace(plan, hf_config={**plan.hf_config, "eos_token_id": [5, 6]})
+    frontend = Frontend(plan, lambda message: None, lambda: None, Checkpoint(generation, None))
+    assert frontend.eos_ids == ends
