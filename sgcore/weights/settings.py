@@ -10,10 +10,26 @@ from sgcore.errors import LaunchError
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, with the chat template of `chat_template.jinja`, as far as they are there."""
-    file, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    """`tokenizer_config.json` as far as it is there; files with chat templates replace its `chat_template`.
+
+    Several templates are a list of objects with `name` and `template`, as that file has them itself.
+    """
+    file, default = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     settings = read_json(file) if file.exists() else {}
-    return settings | {"chat_template": template.read_text(encoding="utf-8")} if template.exists() else settings
+    templates = {"default": default} if default.exists() else {}
+    templates |= {path.stem: path for path in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    if not templates:
+        return settings
+    parts = [{"name": name, "template": read_text(path)} for name, path in templates.items()]
+    return settings | {"chat_template": parts[0]["template"] if list(templates) == ["default"] else parts}
+
+
+def read_text(file: Path) -> str:
+    """A file's text. Raises `LaunchError` where it can't be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"can't read {file}: {error}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sgcore.weights.dummy import DummySource
 from sgcore.weights.folder import PLAIN_TOKENIZER, read_tokenizer
 from sgcore.weights.loader import load_weights
 from sgcore.weights.safetensors import SafetensorsSource
+from sgcore.weights.settings import read_tokenizer_config
 
 CPU = torch.device("cpu")
 SHAPE = dict(vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
@@ -188,3 +189,19 @@ def test_tensors_of_a_file_that_is_mapped_anew(folder: Path, monkeypatch: pytest
     save_file(written, folder / "model.safetensors")
     read = dict(SafetensorsSource(folder).tensors())
     assert read.keys() == written.keys() and all(torch.equal(read[name], written[name]) for name in written)
+
+
+def test_all_chat_templates_of_a_folder_are_read(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "e", "chat_template": "config's"}))
+    assert read_tokenizer_config(folder) == {"eos_token": "e", "chat_template": "config's"}
+    (folder / "chat_template.jinja").write_text("plain")
+    assert read_tokenizer_config(folder)["chat_template"] == "plain"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("é tools")
+    both = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "é tools"}]
+    assert read_tokenizer_config(folder)["chat_template"] == both
+    (folder / "chat_template.jinja").unlink()
+    assert read_tokenizer_config(folder)["chat_template"] == both[1:]
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_bytes(b"\xff")
+    with pytest.raises(LaunchError, match="tool_use.jinja"):
+        read_tokenizer_config(folder)
