@@ -36,6 +36,7 @@ from sgcore.server.protocol import (
 from sgcore.server.service import BYTES_A_CHAR, Service
 from sgcore.server.sse import EventStream, event, or_disconnect
 from sgcore.server.wire import ENCODER, json_response, read
+from sgcore.tokenizer.detokenizer import Detokenizer, Offsets
 
 DEFAULT_MAX_TOKENS = 16
 DECODER = msgspec.json.Decoder(CompletionRequest)
@@ -96,7 +97,7 @@ class Replies:
         self.body = body
         self.prompts = prompts
         self.samples = prompts[0].sampling.n
-        self.offsets: dict[int, int] = {}
+        self.offsets: dict[int, Offsets] = {}
         self.texts = [None if prompt.keep_tokens else prompt.text for prompt in prompts]
         self.head = Completion(_shared_id(prompts), int(time.time()), service.check_model(body.model), [])
 
@@ -111,22 +112,26 @@ class Replies:
         text = self.texts[position]
         return self.tokenizer.decode(generation.prompt_ids) if text is None else text
 
-    def logprobs(self, index: int, entries: list[TokenLogprobs]) -> CompletionLogprobs | None:
+    def logprobs(self, offsets: Offsets, entries: list[TokenLogprobs]) -> CompletionLogprobs:
         """Parallel lists for the next `entries` of a choice."""
-        if self.body.logprobs is None:
-            return None
-        offset = self.offsets.get(index, 0)
         found = CompletionLogprobs([], [], [] if self.body.logprobs else None, [])
         for entry in entries:
+            offset, added = offsets.push(entry.token)
             text = self.tokenizer.token_text(entry.token)
-            found.tokens.append(text)
+            is_stripped = not offset and added and text.endswith(added)  # the space that begins a text isn't shown
+            found.tokens.append(added if is_stripped else text)
             found.token_logprobs.append(finite(entry.logprob))
             found.text_offset.append(offset)
-            offset += len(text)
             if found.top_logprobs is not None:
                 found.top_logprobs.append(self._top(entry))
-        self.offsets[index] = offset
         return found
+
+    def _offsets(self, index: int, generation: Generation) -> Offsets:
+        if index not in self.offsets:
+            sampling, before = self.prompts[0].sampling, [] if self.body.echo else generation.prompt_ids
+            skips, spaces = sampling.skip_special_tokens, sampling.spaces_between_special_tokens
+            self.offsets[index] = Offsets(Detokenizer(self.tokenizer, before, skips, spaces))
+        return self.offsets[index]
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float] | None:
         if entry.logprob is None:
@@ -148,7 +153,8 @@ class Replies:
         self, position: int, generation: Generation, text: str, entries: list[TokenLogprobs]
     ) -> CompletionChoice:
         index = self.index(position, generation)
-        logprobs = self.logprobs(index, entries)
+        wanted = self.body.logprobs is not None
+        logprobs = self.logprobs(self._offsets(index, generation), entries) if wanted else None
         return CompletionChoice(index, text, logprobs, generation.finish, generation.matched)
 
     def block(self, choices: list[CompletionChoice], usage: Usage | None) -> bytes:

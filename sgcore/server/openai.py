@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,19 +179,18 @@ def usage_of(generations: Iterable[Generation]) -> Usage:
     return Usage(prompt, completion, prompt + completion, PromptTokensDetails(cached))
 
 
-def chat_logprobs(entries: list[TokenLogprobs], text_of: Callable[[int], str]) -> list[ChatTokenLogprob]:
+def chat_logprobs(entries: list[TokenLogprobs], tokenizer: Any) -> list[ChatTokenLogprob]:
     """Log-probabilities in the chat route's shape."""
     return [
-        ChatTokenLogprob(*_scored(entry.token, entry.logprob, text_of), [
-            TopLogprob(*_scored(token, logprob, text_of)) for logprob, token in entry.top
+        ChatTokenLogprob(*_scored(entry.token, entry.logprob, tokenizer), [
+            TopLogprob(*_scored(token, logprob, tokenizer)) for logprob, token in entry.top
         ])
         for entry in entries
     ]  # fmt: skip
 
 
-def _scored(token: int, logprob: float | None, text_of: Callable[[int], str]) -> tuple[str, float, list[int]]:
-    text = text_of(token)
-    return text, finite(logprob) or 0.0, list(text.encode("utf-8", "surrogatepass"))
+def _scored(token: int, logprob: float | None, tokenizer: Any) -> tuple[str, float, list[int]]:
+    return tokenizer.token_text(token), finite(logprob) or 0.0, list(tokenizer.token_bytes(token))
 
 
 def card(service: Service) -> ModelCard:

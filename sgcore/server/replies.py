@@ -60,7 +60,7 @@ class Replies:
 
     def __init__(self, service: Service, body: ChatRequest, prompt: Prompt, parsers: Parsers) -> None:
         self.service = service
-        self.text_of = service.tokenizer.token_text
+        self.tokenizer = service.tokenizer
         self.body = body
         self.prompt = prompt
         self.parsers = parsers
@@ -77,7 +77,7 @@ class Replies:
 
     def logprobs(self, entries: list[TokenLogprobs]) -> ChatLogprobs | None:
         """Log-probabilities, if asked for."""
-        return ChatLogprobs(chat_logprobs(entries, self.text_of)) if self.body.logprobs else None
+        return ChatLogprobs(chat_logprobs(entries, self.tokenizer)) if self.body.logprobs else None
 
     def whole(self, generation: Generation) -> ChatChoice:
         """A finished choice."""

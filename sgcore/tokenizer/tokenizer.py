@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from sgcore.errors import RequestError
+from sgcore.tokenizer.spelling import Spelling, spelling_of
 
 
 class Tokenizer:
@@ -18,10 +19,9 @@ class Tokenizer:
         self.eos_ids = frozenset(end_tokens(generation_config, hf.eos_token_id))
         self.vocab_size = len(hf)
         self.bos_text = str(hf.bos_token or "")
-        self._marks_start = self._last_token("a") != self._last_token("\na")
-
-    def _last_token(self, text: str) -> list[int]:
-        return self.encode(text, add_special_tokens=False)[-1:]
+        seam, first, both = (self.encode(text, add_special_tokens=False) for text in ("\n", "a", "\na"))
+        self._marks_start = both != seam + first
+        self._before = first[-1:]
 
     @property
     def response_template(self) -> dict[str, Any] | None:
@@ -66,8 +66,27 @@ class Tokenizer:
         )
 
     def token_text(self, token: int) -> str:
-        """The text of one token, special ones included."""
-        return self.decode([token], skip_special_tokens=False)
+        """The text of one token, special ones included, as it is behind another: a space that begins it is kept."""
+        return self.decode([*self._before, token], skip_special_tokens=False)[len(self._before_text) :]
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one token stands for, also where they are a part of a character."""
+        is_plain = 0 <= token < self.vocab_size and token not in self._added
+        spelt = self.hf.convert_ids_to_tokens(token) if is_plain else None
+        found = self._spelling.bytes_of(spelt) if isinstance(spelt, str) else None
+        return self.token_text(token).encode("utf-8", "surrogatepass") if found is None else found
+
+    @cached_property
+    def _before_text(self) -> str:
+        return self.decode(self._before)
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return spelling_of(self.hf)
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(self.hf.added_tokens_decoder)
 
     def to_json(self) -> str:
         """The tokenizer in the format of Hugging Face's `tokenizers`. Raises RequestError if it has none."""

@@ -47,6 +47,9 @@ class ByteTokenizer:
     def token_text(self, token: int) -> str:
         return self.decode([token], skip_special_tokens=False)
 
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < BOS else b"<s>"
+
     def __init__(self) -> None:
         self.rendered: list[dict[str, Any]] = []
 

@@ -127,6 +127,19 @@ def test_completion_logprobs_with_echo(ai: openai.OpenAI) -> None:
     assert offsets == [0, 1, 2, 3]
 
 
+def test_logprobs_of_half_a_character(ai: openai.OpenAI) -> None:
+    asked: Any = {"model": "fake", "prompt": list("aé!".encode()), "max_tokens": 4, "logprobs": 1, "echo": True}
+    choice = ai.completions.create(**asked).choices[0]
+    assert choice.logprobs is not None and choice.text == "aé!aé!"
+    assert choice.logprobs.text_offset == [0, 1, 1, 2, 3, 4, 4, 5]
+    hello: Any = [{"role": "é", "content": ""}]
+    chat = ai.chat.completions.create(model="fake", messages=hello, max_tokens=3, logprobs=True, top_logprobs=1)
+    logprobs = chat.choices[0].logprobs
+    assert logprobs is not None and logprobs.content is not None
+    assert [entry.bytes for entry in logprobs.content] == [[0xC3], [0xA9], [ord(":")]]
+    assert logprobs.content[0].top_logprobs[0].bytes == [0xC3]
+
+
 def test_completions_default_to_sixteen_tokens_and_chat_fills_the_context(
     ai: openai.OpenAI, frontend: FakeFrontend
 ) -> None:

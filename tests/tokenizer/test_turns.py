@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -84,6 +84,7 @@ def test_templates_that_are_turns(template: str, bos: str | None, start: str, ro
 
 
 @pytest.mark.parametrize("template", [DEFAULT_SYSTEM, HEADERS])
+@settings(deadline=None)
 @given(words=st.lists(st.text("ab c{}\n", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=7))
 def test_turns_behind_one_another_are_the_whole(template: str, words: list[str]) -> None:
     whole = tokenizer(template, "<s>")
