@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from sgcore.parsing.bodies import read_calls
-from sgcore.parsing.cursor import Cursor, Waits
+from sgcore.parsing.cursor import Cursor, Cut, Waits
 from sgcore.parsing.formats import CallForm, Region
 from sgcore.parsing.json_reader import SPACE, Broken, JsonReader
 from sgcore.parsing.pieces import Piece, Strand
@@ -199,9 +199,14 @@ class CallReader:
         cursor = self._cursor
         watched = [region.closing] if region.closing else []
         found, cursor.pos = cursor.scan(watched)
-        while found is None and not cursor.is_last:
-            yield
+        try:
+            while found is None and not cursor.is_last:
+                yield
+                found, cursor.pos = cursor.scan(watched)
+        except Cut:
             found, cursor.pos = cursor.scan(watched)
+            if found is None:
+                raise
         if found is None and watched:
             return False
         end = found[1].end() if found else len(cursor.text)

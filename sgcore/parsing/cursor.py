@@ -10,6 +10,11 @@ from typing import Any
 Waits = Generator[None, None, None]
 """Runs until it needs more text, then yields; resumed when there is some, or when there will be no more."""
 
+
+class Cut(Exception):
+    """The text ends here although its writer would have gone on: what still waits for more can't be told."""
+
+
 KEPT_CHARS = 64
 FORGOTTEN_CHARS = 4096
 

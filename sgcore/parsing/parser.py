@@ -9,10 +9,11 @@ malformed calls are content.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sgcore.parsing.calls import CallReader
-from sgcore.parsing.cursor import Cursor, Delimiter, Waits
+from sgcore.parsing.cursor import Cursor, Cut, Delimiter, Waits
 from sgcore.parsing.formats import Format, Region
 from sgcore.parsing.pieces import Piece, Strand, joined
 
@@ -56,11 +57,19 @@ class Parser:
         next(self._run, None)
         return self._taken()
 
-    def finish(self) -> list[Piece]:
-        """What was held back. The parser takes nothing after this."""
+    def finish(self, is_cut: bool = False) -> list[Piece]:
+        """What was held back. The parser takes nothing after this.
+
+        Of a text that is cut, by a limit or a stop string, what may be the beginning of markup is dropped: of a
+        delimiter, or of a call whose name or arguments aren't there yet.
+        """
         self._cursor.is_last = True
-        for _ in self._run:
-            pass
+        if is_cut:
+            with suppress(Cut, StopIteration):
+                self._run.throw(Cut)
+        else:
+            for _ in self._run:
+                pass
         self._content.flush()
         self._reasoning.flush()
         return self._taken()

@@ -20,13 +20,13 @@ class Answer:
         self._held: list[Piece] = []
         self._has_calls = False
 
-    def add(self, text: str, is_last: bool) -> list[Piece]:
-        """What this text adds; with `is_last` also what was held back."""
+    def add(self, text: str, is_last: bool, is_cut: bool = False) -> list[Piece]:
+        """What this text adds; with `is_last` also what was held back, without beginnings of markup if it `is_cut`."""
         if self._parser is None:
             return [Piece("content", text)] if text else []
         pieces = self._parser.feed(text) if text else []
         if is_last:
-            pieces += self._parser.finish()
+            pieces += self._parser.finish(is_cut)
         pieces = [piece for piece in pieces if piece.call < 1 or not self._only_one_call]
         self._has_calls = self._has_calls or any(piece.kind == "name" for piece in pieces)
         return pieces if self._streams_reasoning else self._reasoning_at_once(pieces, is_last)

@@ -82,7 +82,7 @@ class Replies:
     def whole(self, generation: Generation) -> ChatChoice:
         """A finished choice."""
         answer = self._answer(generation.index)
-        message = message_of(answer.add(generation.text, is_last=True))
+        message = message_of(answer.add(generation.text, True, _is_cut(generation)))
         logprobs, reason = self.logprobs(generation.logprobs), answer.finish_reason(generation.finish)
         return ChatChoice(generation.index, message, logprobs, reason, generation.matched)
 
@@ -91,7 +91,7 @@ class Replies:
         generation, index = news.generation, news.generation.index
         answer = self._answer(index)
         choices = [ChunkChoice(index, Delta(role="assistant", content=""))] if news.is_first else []
-        deltas = [delta_of(piece) for piece in answer.add(news.text, generation.is_finished)]
+        deltas = [delta_of(piece) for piece in answer.add(news.text, generation.is_finished, _is_cut(generation))]
         if not deltas and (news.logprobs or not (news.is_first or generation.finish)):
             deltas.append(Delta(content=""))
         for delta in deltas:
@@ -108,3 +108,8 @@ class Replies:
         if usage is not None:
             chunk.usage = usage
         return event(ENCODER.encode(chunk))
+
+
+def _is_cut(generation: Generation) -> bool:
+    """The model would have gone on: it wasn't a token of its own that ended the answer."""
+    return generation.finish != "stop" or isinstance(generation.matched, str)

@@ -52,13 +52,20 @@ class Example:
     prompt: str = ""
 
 
-def read(format: Format, chunks: Iterable[str], turn: str = "") -> Read:
-    """The message in a text that arrives in chunks."""
+FORCED = Example(
+    '[{"name": "get_weather", "arguments": {"city": "a \\"b\\" [{é"}}, {"name": "now", "arguments": {}}]',
+    calls=(("get_weather", {"city": 'a "b" [{é'}), ("now", {})),
+)
+"""Calls that a constraint made, whatever the model's own format is."""
+
+
+def read(format: Format, chunks: Iterable[str], turn: str = "", is_cut: bool = False) -> Read:
+    """The message in a text that arrives in chunks; `is_cut`: a limit ended it."""
     parser = Parser(format, turn, TOOLS)
     message = Read()
     for chunk in chunks:
         _add(message, parser.feed(chunk))
-    _add(message, parser.finish())
+    _add(message, parser.finish(is_cut))
     return message
 
 
@@ -129,6 +136,23 @@ class FormatSuite:
             assert read(format, example.text, turn) == whole
             for place in range(len(example.text)):
                 assert read(format, [example.text[:place], example.text[place:]], turn) == whole
+
+    def test_an_answer_that_is_cut_anywhere_shows_no_markup(self) -> None:
+        format = Format.of(self.format)
+        for example in self.examples:
+            self._cut_everywhere(format, example)
+        if format.has_calls:
+            self._cut_everywhere(format.with_listed_calls(), FORCED)
+
+    def _cut_everywhere(self, format: Format, example: Example) -> None:
+        turn = format.turn(example.prompt)
+        for end in range(len(example.text) + 1):
+            message = read(format, [example.text[:end]], turn, is_cut=True)
+            assert read(format, example.text[:end], turn, is_cut=True) == message
+            assert example.content.startswith(message.content.rstrip())
+            assert example.reasoning.startswith(message.reasoning.rstrip())
+            assert [name for name, _ in message.calls] == [name for name, _ in example.calls][: len(message.calls)]
+        assert len(message.calls) == len(example.calls), "what is complete is not cut"
 
     @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(text_seed=st.integers(0, SEED_MAX), split_seed=st.integers(0, SEED_MAX))

@@ -123,6 +123,27 @@ def test_a_call_that_the_limit_cuts_short_says_so(ai: openai.OpenAI, frontend: S
     assert PARIS.startswith(choice.message.tool_calls[0].function.arguments)
 
 
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_an_answer_that_is_cut_shows_nothing_of_a_call(
+    ai: openai.OpenAI, frontend: ScriptedFrontend, is_forced: bool
+) -> None:
+    forced = f'[{{"name": "now", "arguments": {{}}}}, {{"name": "get_weather", "arguments": {PARIS}}}]'
+    frontend.script = forced if is_forced else TWO
+    choice = "required" if is_forced else "auto"
+    for limit in (*range(1, 24), *range(24, len(frontend.script.encode()), 5)):
+        whole = ask(ai, tool_choice=choice, max_tokens=limit).choices[0]
+        chunks = [chunk.choices[0] for chunk in ask(ai, tool_choice=choice, max_tokens=limit, stream=True)]
+        streamed = "".join(chunk.delta.content or "" for chunk in chunks)
+        assert (whole.message.content or "") == streamed and whole.finish_reason == chunks[-1].finish_reason == "length"
+        assert streamed == "" if is_forced else "I look.".startswith(streamed.rstrip())
+
+
+def test_a_stop_string_cuts_too(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:
+    frontend.script = TWO
+    message = ask(ai, stop='"name"').choices[0].message
+    assert (message.content.rstrip(), message.tool_calls) == ("I look.", None)
+
+
 def test_template_and_prompt_get_tools_and_earlier_calls(ai: openai.OpenAI, frontend: ScriptedFrontend) -> None:
     frontend.script = "ok"
     made = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": '{"a": [1]}'}}
