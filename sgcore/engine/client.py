@@ -24,7 +24,7 @@ from sgcore.engine.checkpoint import CheckpointAhead
 from sgcore.engine.frontend import Frontend
 from sgcore.engine.messages import Command, Failed, Found, FromCore, Planned, ToCore
 from sgcore.engine.sockets import SocketFolder
-from sgcore.errors import LaunchError
+from sgcore.errors import LaunchError, RequestError
 from sgcore.plugins.plan import Plan
 
 SHUTDOWN = Command(0, "shutdown")
@@ -61,7 +61,11 @@ def start_core_thread(plan: Plan) -> Frontend:
         channel.inbox.put(SHUTDOWN)
         thread.join(timeout=30)
 
-    frontend = Frontend(plan, channel.inbox.put, close)
+    def send(*messages: ToCore) -> None:
+        for message in messages:
+            channel.inbox.put(message)
+
+    frontend = Frontend(plan, send, close)
     channel.frontend = frontend
     thread.start()
     frontend.wait_ready()
@@ -155,10 +159,21 @@ class CoreProcess:
         self._reader.start()
         return self.frontend
 
-    def send(self, message: ToCore) -> None:
-        """Encode and send; safe from any thread."""
-        with self._send_lock, contextlib.suppress(zmq.ZMQError):
-            self._outgoing.send(self._encoder.encode(message))
+    def send(self, *messages: ToCore) -> None:
+        """Encode and send, all or none; safe from any thread. Raises RequestError for what can't be encoded."""
+        try:
+            encoded = [self._encoder.encode(message) for message in messages]
+        except (ValueError, OverflowError, TypeError) as error:  # half a character, an integer of more than 64 bits
+            raise RequestError(f"the request can't be passed to the engine core: {error}") from error
+        with self._send_lock, contextlib.suppress(zmq.ZMQError):  # it is closed: nobody waits for an answer
+            self._await_peer()
+            for each in encoded:
+                self._outgoing.send(each, zmq.NOBLOCK)
+
+    def _await_peer(self) -> None:
+        """Wait for a core that has not connected yet; one that has ended, or is about to, never will."""
+        while not self._outgoing.poll(100, zmq.POLLOUT) and self.process.poll() is None:
+            pass
 
     def _read(self) -> None:
         decoder = msgspec.msgpack.Decoder(FromCore)
@@ -178,9 +193,7 @@ class CoreProcess:
         if self._reader is None:
             self.process.kill()
         with self._send_lock:
-            # Without a peer, sending blocks: it has not connected yet, or could not start and is about to end.
-            while self.process.poll() is None and not self._outgoing.poll(100, zmq.POLLOUT):
-                pass
+            self._await_peer()
         if self.process.poll() is None:
             self.send(SHUTDOWN)
             try:

@@ -95,15 +95,17 @@ class Engine:
         show = _Shower(self.tokenizer, return_logprob, top_logprobs_num)
         if stream:
             return self._astream(prompts[0], show)
-        finished = {g.index: g async for g in self.frontend.astream(prompts[0]) if g.is_finished}
+        batches = self.frontend.astream(*prompts)
+        finished = {g.index: g async for changes in batches for _, g in changes if g.is_finished}
         for generation in finished.values():
             _raise_abort(generation)
         replies = [show(finished[index]) for index in sorted(finished)]
         return replies[0] if len(replies) == 1 else replies
 
     async def _astream(self, prompt: Prompt, show: _Shower) -> AsyncIterator[dict[str, Any]]:
-        async for generation in self.frontend.astream(prompt):
-            yield show(generation)
+        async for changes in self.frontend.astream(prompt):
+            for _, generation in changes:
+                yield show(generation)
 
     def _prompts(
         self,

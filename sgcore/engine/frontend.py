@@ -9,11 +9,11 @@ import random
 import threading
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -47,7 +47,7 @@ from sgcore.engine.messages import (
     Unpin,
     Vocabulary,
 )
-from sgcore.engine.sampling import INT32_MAX, preferred_sampling
+from sgcore.engine.sampling import preferred_sampling
 from sgcore.engine.stops import HiddenTokens, StopStrings
 from sgcore.errors import LaunchError, RequestError
 from sgcore.plugins.checkpoint import read_template
@@ -69,7 +69,6 @@ class Prompt:
     """First prompt position whose logprob is wanted; -1: none."""
     top_logprobs: int = -1
     """-1: no logprobs; 0: of the sampled token; n: also of the n most probable tokens."""
-    priority: int = 0
     namespace: str = ""
     timeout_s: float | None = None
     add_special_tokens: bool = True
@@ -87,7 +86,6 @@ class Prompt:
             check_name("rid", self.rid, 1, 2 * MAX_RID_CHARS)
         check_number("logprob_start_len", self.logprob_start, -1)
         check_number("top_logprobs_num", self.top_logprobs, -1, MAX_TOP_LOGPROBS)
-        check_number("priority", self.priority, -INT32_MAX)
         if self.keep_tokens not in (None, -1):
             check_number("truncate_prompt_tokens", self.keep_tokens, 1)
         check_name("cache_salt", self.namespace, 0, MAX_NAMESPACE_CHARS)
@@ -132,8 +130,11 @@ class Generation:
 class Growth:
     """A generation and what it takes to make it grow: a detokenizer and its stop strings."""
 
-    def __init__(self, generation: Generation, sampling: SamplingParams, tokenizer: Tokenizer | None) -> None:
-        self.generation = generation
+    def __init__(
+        self, place: int, generation: Generation, sampling: SamplingParams, tokenizer: Tokenizer | None
+    ) -> None:
+        """`place`: its prompt's among those that were submitted together."""
+        self.place, self.generation = place, generation
         self._detokenizer = None
         if tokenizer is not None:
             skips, spaces = sampling.skip_special_tokens, sampling.spaces_between_special_tokens
@@ -181,6 +182,37 @@ class Growth:
 
 Deliver = Callable[[list[Output]], None]
 """Takes outputs for one consumer; called on the thread that receives from the core."""
+Changes = list[tuple[int, Generation]]
+"""Generations that changed, each with its prompt's place."""
+
+
+class Send(Protocol):
+    """Sends messages to the core, all or none. Raises RequestError for one that can't be encoded."""
+
+    def __call__(self, *messages: ToCore) -> None: ...
+
+
+class Growing:
+    """The samples of prompts that were submitted together."""
+
+    def __init__(self, growths: Sequence[Growth]) -> None:
+        self._growths = {growth.generation.rid: growth for growth in growths}
+        self.remaining = len(growths)
+        self.is_many = self.remaining > 1
+
+    def take(self, output: Output) -> tuple[Growth, bool] | None:
+        """Apply an output; returns its sample, and whether the core must be told to end it. None: it has ended."""
+        growth = self._growths[output.rid]
+        if growth.generation.is_finished:
+            return None
+        must_end = growth.take(output)
+        self.remaining -= growth.generation.is_finished
+        return growth, must_end
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Ids of those that still run."""
+        return [rid for rid, growth in self._growths.items() if not growth.generation.is_finished]
 
 
 class Frontend:
@@ -192,7 +224,7 @@ class Frontend:
     def __init__(
         self,
         plan: Plan,
-        send: Callable[[ToCore], None],
+        send: Send,
         close: Callable[[], None],
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -291,27 +323,53 @@ class Frontend:
 
     # -- to the core ---------------------------------------------------------------------------------------------
 
-    def submit(self, prompt: Prompt, deliver: Deliver) -> list[Growth]:
-        """Validate, tokenise and queue a prompt's samples; outputs go to `deliver`. Raises RequestError."""
-        if self.failure is not None:
-            raise RequestError(f"the engine core died: {self.failure}", 503)
-        ids = self._input_ids(prompt)
-        self._check_volume(prompt, len(ids))
-        if prompt.sampling.constraint is not None:
-            self._prepare_constraint(prompt.sampling)
-        rid = prompt.rid or uuid.uuid4().hex
-        growths = []
-        for index in range(prompt.sampling.n):
-            name = rid if prompt.sampling.n == 1 else f"{rid}-{index}"
-            request = self._request(prompt, name, ids, index)
-            generation = Generation(name, index, ids, created=time.monotonic())
-            growths.append(Growth(generation, request.sampling, self.tokenizer))
-            with self._lock:
-                if name in self._consumers:
-                    raise RequestError(f"request id {name!r} is in use", param="rid")
-                self._consumers[name] = deliver
-            self._send(request)
-        return growths
+    def submit(self, prompts: Sequence[Prompt], deliver: Deliver) -> Growing:
+        """Validate, tokenise and queue the samples of prompts, all or none; outputs go to `deliver`.
+
+        To the scheduler they are one body, which gets no more than its share. Raises RequestError.
+        """
+        return self._queue(self._samples(prompts), deliver)
+
+    def _samples(self, prompts: Sequence[Prompt]) -> list[tuple[Growth, Request]]:
+        """The samples that are asked for, ready to be queued; nobody else knows of them."""
+        samples = []
+        body = prompts[0].rid or uuid.uuid4().hex
+        for place, prompt in enumerate(prompts):
+            ids = self._input_ids(prompt)
+            self._check_volume(prompt, len(ids))
+            if prompt.sampling.constraint is not None:
+                self._prepare_constraint(prompt.sampling)
+            rid = prompt.rid or uuid.uuid4().hex
+            for index in range(prompt.sampling.n):
+                name = rid if prompt.sampling.n == 1 else f"{rid}-{index}"
+                request = self._request(prompt, name, ids, index, body)
+                generation = Generation(name, index, ids, created=time.monotonic())
+                samples.append((Growth(place, generation, request.sampling, self.tokenizer), request))
+        return samples
+
+    def _queue(self, samples: Sequence[tuple[Growth, Request]], deliver: Deliver) -> Growing:
+        """Take the samples' ids and send them to the core; or neither, with a RequestError."""
+        rids = Counter(request.rid for _, request in samples)
+        with self._lock:
+            if self.failure is not None:
+                raise RequestError(f"the engine core died: {self.failure}", 503)
+            for rid, count in rids.items():
+                if rid in self._consumers or count > 1:
+                    what = "in use" if rid in self._consumers else "given twice"
+                    raise RequestError(f"request id {rid!r} is {what}", param="rid")
+            self._consumers.update(dict.fromkeys(rids, deliver))
+        try:
+            self._send(*(request for _, request in samples))
+        except BaseException:
+            self._forget(rids)
+            raise
+        return Growing([growth for growth, _ in samples])
+
+    def _forget(self, rids: Iterable[str]) -> None:
+        """Nobody wants what comes for these any more."""
+        with self._lock:
+            for rid in rids:
+                self._consumers.pop(rid, None)
 
     def _input_ids(self, prompt: Prompt) -> list[int]:
         if prompt.input_ids is None:
@@ -360,7 +418,7 @@ class Frontend:
                 self._send(Vocabulary(self.tokenizer.to_json(), sorted(self.eos_ids)))
                 self._knows_vocabulary = True
 
-    def _request(self, prompt: Prompt, rid: str, ids: list[int], index: int) -> Request:
+    def _request(self, prompt: Prompt, rid: str, ids: list[int], index: int, body: str) -> Request:
         sampling = prompt.sampling
         if sampling.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer: use stop_token_ids", param="stop")
@@ -383,8 +441,8 @@ class Frontend:
             prompt.logprob_start,
             prompt.top_logprobs,
             prompt.namespace,
-            prompt.priority,
             deadline,
+            body,
         )
 
     def abort(self, rid_prefix: str = "", everything: bool = False) -> None:
@@ -408,14 +466,11 @@ class Frontend:
             return ChatTurns(False, "there is no tokenizer", has_template=False)
         return chat_turns(self.tokenizer)
 
-    def _drop(self, growths: list[Growth]) -> None:
-        """Nobody listens any more: end what is left of these."""
-        rids = [g.generation.rid for g in growths if not g.generation.is_finished]
-        with self._lock:
-            for rid in rids:
-                self._consumers.pop(rid, None)
+    def _end(self, rids: Sequence[str]) -> None:
+        """Nobody listens to these any more."""
+        self._forget(rids)
         if rids and self.failure is None:
-            self._send(Abort(rids))
+            self._send(Abort(list(rids)))
 
     def command(self, name: str, timeout_s: float = 60.0) -> Reply:
         """Ask the core and wait for its answer."""
@@ -443,70 +498,62 @@ class Frontend:
     def stream(self, *prompts: Prompt) -> Iterator[tuple[int, Generation]]:
         """(prompt's place, generation) after each change, until all are finished. Closing it aborts the rest."""
         inbox: queue.SimpleQueue[list[Output]] = queue.SimpleQueue()
-        growths: dict[str, tuple[int, Growth]] = {}
+        growing = self.submit(prompts, inbox.put)
         try:
-            for place, prompt in enumerate(prompts):
-                growths.update((g.generation.rid, (place, g)) for g in self.submit(prompt, inbox.put))
-            remaining = len(growths)
-            while remaining:
-                for output in inbox.get():
-                    place, growth = growths[output.rid]
-                    if growth.generation.is_finished:
-                        continue
-                    self._take(growth, output)
-                    remaining -= growth.generation.is_finished
-                    yield place, growth.generation
+            while growing.remaining:
+                for growth in self._take(growing, inbox.get()):
+                    yield growth.place, growth.generation
         finally:
-            self._drop([growth for _, growth in growths.values()])
+            self._end(growing.unfinished)
 
-    async def astream(self, prompt: Prompt) -> AsyncGenerator[Generation, None]:
-        """Each of the prompt's generations after each change. Closing or cancelling it aborts the rest.
+    async def astream(self, *prompts: Prompt) -> AsyncGenerator[Changes, None]:
+        """The prompts' generations that have changed since the last time. Closing or cancelling it aborts the rest.
 
-        Raises RequestError if the request is refused before it produced anything.
+        Raises RequestError if one of them is refused before it produced anything.
         """
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[list[Output]] = asyncio.Queue()
-        growths: dict[str, Growth] = {}
 
         def deliver(outputs: list[Output]) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, outputs)
 
+        growing = self._queue(await self._samples_async(prompts), deliver)
         try:
-            growths = {g.generation.rid: g for g in await self._submit_async(prompt, deliver)}
-            remaining = len(growths)
-            while remaining:
-                for output in await inbox.get():
-                    growth = growths[output.rid]
-                    if growth.generation.is_finished:
-                        continue
-                    self._take(growth, output)
+            while growing.remaining:
+                outputs = await inbox.get()
+                while growing.is_many and not inbox.empty():  # what came while the reader was busy is one change
+                    outputs += inbox.get_nowait()
+                changed = {}
+                for growth in self._take(growing, outputs):
                     _raise_refusal(growth.generation)
-                    remaining -= growth.generation.is_finished
-                    yield growth.generation
+                    changed[growth.generation.rid] = (growth.place, growth.generation)
+                if changed:
+                    yield list(changed.values())
         finally:
-            self._drop(list(growths.values()))
+            self._end(growing.unfinished)
 
-    async def _submit_async(self, prompt: Prompt, deliver: Deliver) -> list[Growth]:
-        """Long texts are tokenised in a thread, so that nobody else waits."""
-        if prompt.text is not None and len(prompt.text) > LONG_TEXT:
-            ids = await asyncio.to_thread(self._input_ids, prompt)
-            prompt = replace(prompt, text=None, input_ids=ids)
-        return self.submit(prompt, deliver)
+    async def _samples_async(self, prompts: Sequence[Prompt]) -> list[tuple[Growth, Request]]:
+        """The samples; what takes long is done in a thread, so that nobody else waits."""
+        size = sum(len(prompt.text or "") + SAMPLE_CHARS * prompt.sampling.n for prompt in prompts)
+        return await asyncio.to_thread(self._samples, prompts) if size > LONG_TEXT else self._samples(prompts)
 
-    def _take(self, growth: Growth, output: Output) -> None:
-        if growth.take(output):
-            self._drop_rid(growth.generation.rid)
-
-    def _drop_rid(self, rid: str) -> None:
-        with self._lock:
-            self._consumers.pop(rid, None)
-        self._send(Abort([rid]))
+    def _take(self, growing: Growing, outputs: Iterable[Output]) -> Iterator[Growth]:
+        """Apply outputs; yields what has grown."""
+        for output in outputs:
+            taken = growing.take(output)
+            if taken is not None:
+                growth, must_end = taken
+                if must_end:
+                    self._end([output.rid])
+                yield growth
 
 
 SILENCE_S = 5.0
 """After which a core isn't alive: it says every second that it is."""
 LONGEST_STEP_S = 300.0
 """After which a core whose loop doesn't turn isn't alive: no step takes as long."""
+SAMPLE_CHARS = 64
+"""Characters that take as long to tokenise as a sample takes to prepare."""
 LONG_TEXT = 4096
 """Characters above which tokenising moves to a thread."""
 

@@ -73,9 +73,10 @@ class Request(msgspec.Struct, array_like=True, tag="request"):
     """-1: no logprobs; 0: of the sampled token only; n: also of the n most probable tokens."""
     namespace: str = ""
     """Requests of different namespaces never share cache entries (adapter, tenant salt)."""
-    priority: int = 0
     deadline: float | None = None
     """`time.monotonic()` second after which the request is aborted; the clock is one machine's."""
+    body: str = ""
+    """What it was submitted with; all of a body together get one share of the rows. Empty: it is alone."""
 
 
 class Vocabulary(msgspec.Struct, array_like=True, tag="vocabulary"):

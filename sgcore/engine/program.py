@@ -14,9 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from sgcore.choices import METHODS, UNCONDITIONAL
-from sgcore.engine.frontend import Frontend, Generation, Prompt
+from sgcore.engine.frontend import Changes, Frontend, Generation, Prompt
 from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields
-from sgcore.engine.merge import Changes
 from sgcore.engine.messages import SamplingParams
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.pieces import MAX_SCORED_TOKENS, GenPiece, Group, Piece, SelectPiece
@@ -47,7 +46,7 @@ class Program:
         group: Group | None = None,
         prompt: Prompt | None = None,
     ) -> None:
-        """`prompt` has what all requests of the program share: priority, namespace, timeout, the id's beginning."""
+        """`prompt` has what all requests of the program share: namespace, timeout, the id's beginning."""
         if frontend.tokenizer is None:
             raise RequestError("pieces need a tokenizer; this server has none (skip_tokenizer_init)", param="pieces")
         self.tokenizer: Tokenizer = frontend.tokenizer

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sgcore.engine.frontend import Frontend, Prompt
-from sgcore.engine.merge import Changes, merge
+from sgcore.engine.frontend import Changes, Frontend, Prompt
 from sgcore.engine.pieces import Group, check_group, pieces_from
 from sgcore.engine.program import SCORING, Program, run_program
 from sgcore.errors import RequestError
@@ -63,7 +62,7 @@ async def arun_pieces(frontend: Frontend, program: Program) -> AsyncGenerator[Re
     """Pieces as they grow, and the reply at the end. Closing it ends what runs."""
 
     def run(prompts: list[Prompt]) -> AsyncGenerator[Changes, None]:
-        return merge([frontend.astream(prompt) for prompt in prompts])
+        return frontend.astream(*prompts)
 
     async with aclosing(run_program(program, run)) as batches:
         async for changes in batches:

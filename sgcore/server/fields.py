@@ -47,6 +47,8 @@ class Unsupported(Ignored, kw_only=True):
     session_params: Any = None
     custom_params: Any = None
     custom_logit_processor: Any = None
+    priority: Any = None
+    """To one server larger is more urgent, to another less; here bodies get equal shares."""
     input_embeds: Any = None
     image_data: Any = None
     video_data: Any = None

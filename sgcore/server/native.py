@@ -38,7 +38,6 @@ class GenerateRequest(Unsupported, kw_only=True, forbid_unknown_fields=True):
     top_logprobs_num: int | list[int] | None = None
     return_text_in_logprobs: bool = False
     stream: bool = False
-    priority: int | None = None
     timeout: float | None = None
     cache_salt: str | None = None
     extra_key: str | None = None
@@ -141,7 +140,6 @@ def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
             input_ids=ids,
             sampling=sampling_from(sampling[i], service.defaults),
             rid=rids[i],
-            priority=body.priority or 0,
             timeout_s=body.timeout,
             namespace=body.cache_salt or body.extra_key or "",
             **logprob_fields(wanted[i], starts[i], tops[i]),

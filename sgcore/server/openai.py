@@ -10,8 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Generation
-from sgcore.engine.merge import Changes
+from sgcore.engine.frontend import Changes, Generation
 from sgcore.engine.messages import SamplingParams, TokenLogprobs
 from sgcore.engine.outputs import finite
 from sgcore.engine.sampling import ALIASES, CONSTRAINTS, sampling_from
@@ -93,7 +92,6 @@ def refuse_not_yet(body: Shared) -> None:
 def prompt_fields(body: Shared) -> dict[str, Any]:
     """Fields of a `Prompt` that both routes have by the same names."""
     return {
-        "priority": body.priority or 0,
         "timeout_s": body.timeout,
         "namespace": body.cache_salt or body.extra_key or "",
         "keep_tokens": body.truncate_prompt_tokens,

@@ -10,9 +10,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Prompt
+from sgcore.engine.frontend import Changes, Prompt
 from sgcore.engine.limits import check_name
-from sgcore.engine.merge import Changes
 from sgcore.engine.pieces import MAX_GROUP_CHARS, check_group, check_pieces
 from sgcore.engine.program import SCORING, Program, run_program
 from sgcore.errors import RequestError
@@ -72,7 +71,6 @@ def program_of(service: Service, body: GenerateRequest) -> Program:
     shared = Prompt(
         sampling=SCORING,
         rid=rid,
-        priority=body.priority or 0,
         timeout_s=body.timeout,
         namespace=body.cache_salt or body.extra_key or "",
     )

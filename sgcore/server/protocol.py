@@ -81,7 +81,6 @@ class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
     rid: str | list[str] | None = None
     request_id: str | None = None
     """Another name of `rid`."""
-    priority: int | None = None
     timeout: float | None = None
     cache_salt: str | None = None
     extra_key: str | None = None

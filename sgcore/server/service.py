@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 
 from sgcore.config import ServerOptions
-from sgcore.engine.frontend import Frontend, Generation, Prompt
-from sgcore.engine.merge import Changes, merge
+from sgcore.engine.frontend import Changes, Frontend, Generation, Prompt
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
 from sgcore.parsing.formats import Format
@@ -144,38 +143,24 @@ class Service:
             return call(*args)
         return await anyio.to_thread.run_sync(call, *args)
 
-    async def follow(self, prompt: Prompt) -> AsyncGenerator[Generation, None]:
-        """The prompt's generations as they change, counted in the metrics. Closing it aborts them."""
-        watch = self.metrics.request()
-        ended: set[int] = set()
-        try:
-            source = self.frontend.astream(prompt)
-            async with aclosing(source) as stream:
-                async for generation in stream:
-                    if generation.index in ended:
-                        continue
-                    watch.changed(generation)
-                    if generation.is_finished:
-                        ended.add(generation.index)
-                        self._observe(generation)
-                    yield generation
-        finally:
-            watch.close()
-
     def _observe(self, generation: Generation) -> None:
         if self.observer is not None:
             self.observer(summary(generation))
 
     async def run(self, prompts: list[Prompt]) -> AsyncGenerator[Changes, None]:
-        """All prompts at once; each yield has what changed since the last."""
-        if len(prompts) > 1 or prompts[0].sampling.n > 1:
-            async with aclosing(merge([self.follow(prompt) for prompt in prompts])) as batches:
+        """All prompts at once, counted in the metrics; each yield has what changed since the last. Closing aborts."""
+        watches = [self.metrics.request() for _ in prompts]
+        try:
+            async with aclosing(self.frontend.astream(*prompts)) as batches:
                 async for changes in batches:
+                    for place, generation in changes:
+                        watches[place].changed(generation)
+                        if generation.is_finished:
+                            self._observe(generation)
                     yield changes
-            return
-        async with aclosing(self.follow(prompts[0])) as stream:
-            async for generation in stream:
-                yield [(0, generation)]
+        finally:
+            for watch in watches:
+                watch.close()
 
     async def complete(self, prompts: list[Prompt]) -> list[list[Generation]]:
         """Every prompt's finished generations, by sample. Raises `RequestError` for one that failed."""

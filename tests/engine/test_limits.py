@@ -26,8 +26,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("top_logprobs", True, "top_logprobs_num"),
     ("logprob_start", -2, "logprob_start_len"),
     ("logprob_start", HUGE, "logprob_start_len"),
-    ("priority", HUGE, "priority"),
-    ("priority", 0.5, "priority"),
     ("timeout_s", 0, "timeout"),
     ("timeout_s", float("nan"), "timeout"),
     ("timeout_s", HUGE, "timeout"),

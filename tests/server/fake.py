@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from sgcore.config import Choices
-from sgcore.engine.frontend import Generation, Prompt, truncated
+from sgcore.engine.frontend import Changes, Generation, Prompt, truncated
 from sgcore.engine.limits import context_exceeded
 from sgcore.engine.messages import Stats, TokenLogprobs
 from sgcore.errors import RequestError
@@ -136,7 +136,23 @@ class FakeFrontend:
     def close(self) -> None:
         """Nothing to end."""
 
-    async def astream(self, prompt: Prompt) -> AsyncIterator[Generation]:
+    async def astream(self, *prompts: Prompt) -> AsyncIterator[Changes]:
+        sources = [self._samples(prompt) for prompt in prompts]
+        try:
+            while True:
+                steps = (anext(source, None) for source in sources)
+                found = await asyncio.gather(*steps, return_exceptions=True)
+                for each in found:
+                    if isinstance(each, BaseException):
+                        raise each
+                if not any(found):
+                    return
+                yield [(place, each) for place, each in enumerate(found) if isinstance(each, Generation)]
+        finally:
+            for source in sources:
+                await source.aclose()
+
+    async def _samples(self, prompt: Prompt) -> AsyncGenerator[Generation, None]:
         ids = self._ids(prompt)
         rid = prompt.rid or f"fake-{len(self.prompts)}"
         self.prompts.append(prompt)

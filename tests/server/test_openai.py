@@ -159,7 +159,7 @@ def test_extra_keys_reach_the_engine(ai: openai.OpenAI, frontend: FakeFrontend) 
         "stop_token_ids": [7],
         "skip_special_tokens": False,
         "rid": "mine",
-        "priority": 3,
+        "priority": 0,
         "timeout": 2.5,
         "cache_salt": "tenant",
         "chat_template_kwargs": {"suffix": "?"},
@@ -173,7 +173,7 @@ def test_extra_keys_reach_the_engine(ai: openai.OpenAI, frontend: FakeFrontend) 
     assert (sampling.min_new_tokens, sampling.max_new_tokens, sampling.sampling_seed) == (1, 2, 3)
     assert sampling.ignore_eos and not sampling.skip_special_tokens
     assert sampling.stop_token_ids == (7,) and sampling.logit_bias == {5: 1.0}
-    assert (prompt.rid, prompt.priority, prompt.namespace, prompt.timeout_s) == ("mine", 3, "tenant", 2.5)
+    assert (prompt.rid, prompt.namespace, prompt.timeout_s) == ("mine", "tenant", 2.5)
     assert prompt.input_ids is not None and prompt.input_ids[-1] == ord("?")
 
 
