@@ -49,6 +49,9 @@ class ThreadChannel:
         assert self.frontend is not None
         self.frontend.on_message(message)
 
+    def close(self) -> None:
+        return None
+
 
 def start_core_thread(plan: Plan) -> Frontend:
     """A core in a thread of this process, ready to serve."""

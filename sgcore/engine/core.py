@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -54,6 +55,9 @@ class Channel(Protocol):
 
     def send(self, message: FromCore) -> None:
         """Hand a message to the frontend."""
+
+    def close(self) -> None:
+        """Wait briefly for the last messages to leave."""
 
 
 @dataclass(slots=True)
@@ -275,6 +279,11 @@ def run_core(plan: Plan, channel: Channel, owns_process: bool = False) -> bool:
         hint = getattr(error, "hint", "--log-level debug shows where")
         log.debug("the core failed", exc_info=True)
         message = f"{error}" if isinstance(error, LaunchError) else f"{type(error).__name__}: {error}"
-        channel.send(Failed(message, hint, is_device_lost=isinstance(error, DeviceLost)))
+        is_device_lost = isinstance(error, DeviceLost)
+        channel.send(Failed(message, hint, is_device_lost=is_device_lost))
+        if is_device_lost and owns_process:
+            # Tensors of a lost device abort the process when they are freed, maybe before the message has left.
+            channel.close()
+            os._exit(1)
         return False
     return True

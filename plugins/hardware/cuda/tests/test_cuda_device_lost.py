@@ -33,13 +33,16 @@ class Channel:
         if isinstance(message, Failed):
             print("lost" if message.is_device_lost else "failed", message.message)
 
+    def close(self):
+        print("closed", flush=True)
+
 def unchecked(core, run=EngineCore.run):
     core.scheduler.limits = replace(core.scheduler.limits, vocab_size=1 << 31)
     run(core)
 
 EngineCore.run = unchecked
 plan = resolve(Choices.of(model_path=sys.argv[1], platform="cuda", skip_tokenizer_init=True, max_total_tokens=4096))
-sys.exit(run_core(plan, Channel()))
+run_core(plan, Channel(), owns_process=True)
 """
 
 
@@ -56,4 +59,5 @@ def test_an_id_without_an_embedding_loses_the_device(tmp_path: Path) -> None:
     write_checkpoint(config, tmp_path)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.stdout.startswith("lost the device failed"), ended.stdout + ended.stderr[-2000:]
+    assert "lost DeviceLost: the device failed" in ended.stdout, ended.stdout + ended.stderr[-2000:]
+    assert ended.returncode == 1 and ended.stdout.endswith("closed\n")
