@@ -13,6 +13,7 @@ from starlette.responses import Response
 from sgcore.engine.frontend import Prompt
 from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
+from sgcore.server.conversation import template_message
 from sgcore.server.native import request_ids
 from sgcore.server.openai import (
     Tracker,
@@ -23,7 +24,7 @@ from sgcore.server.openai import (
     sampling_of,
     usage_of,
 )
-from sgcore.server.protocol import ChatCompletion, ChatRequest, ContentPart, Message
+from sgcore.server.protocol import ChatCompletion, ChatRequest
 from sgcore.server.replies import Parsers, Replies
 from sgcore.server.service import Service
 from sgcore.server.sse import EventStream, or_disconnect
@@ -36,40 +37,6 @@ TEMPLATE_WORDS = frozenset(
     "return_tensors return_dict padding truncation max_length tokenizer_kwargs return_assistant_tokens_mask".split()
 )
 """Arguments of the template's renderer that a client may not set."""
-
-
-def _text_of(part: str | ContentPart, where: str) -> str:
-    if isinstance(part, str):
-        return part
-    if part.type not in ("text", "input_text"):
-        message = f"content part {part.type[:64]!r} is not supported by this model; only text is"
-        raise RequestError(message, param=where, code="unsupported_content")
-    if part.text is None:
-        raise RequestError("a content part of type text has no text", param=where)
-    return part.text
-
-
-def template_message(message: Message, position: int) -> dict[str, Any]:
-    """A message as chat templates know it: content is one string, arguments of calls are objects."""
-    where = f"messages[{position}].content"
-    plain: dict[str, Any] = msgspec.to_builtins(message)
-    if isinstance(message.content, list):
-        plain["content"] = "\n".join(_text_of(part, where) for part in message.content)
-    plain.setdefault("content", "")
-    for call in plain.get("tool_calls", ()):
-        call["function"]["arguments"] = _arguments(call["function"]["arguments"])
-    if message.role == "developer":
-        plain["role"] = "system"
-    return plain
-
-
-def _arguments(value: str | dict[str, Any]) -> Any:
-    """The object that JSON text stands for; text that is none stays as it is."""
-    try:
-        parsed = msgspec.json.decode(value) if isinstance(value, str) else value
-    except (msgspec.DecodeError, RecursionError):
-        return value
-    return parsed if isinstance(parsed, dict) else value
 
 
 def _template_arguments(body: ChatRequest, tools: Tools) -> dict[str, Any]:

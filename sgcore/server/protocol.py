@@ -99,23 +99,32 @@ class CompletionRequest(Shared, kw_only=True):
 
 
 class ContentPart(msgspec.Struct, kw_only=True):
-    """One part of a message; text is the only type so far."""
+    """One part of a message: text, or a refusal of an earlier turn."""
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class CalledFunction(msgspec.Struct, kw_only=True):
-    """A call's name and arguments: JSON text, as this server gives it, or an object."""
+    """A call's name and arguments: JSON text, as this server gives it, or an object; nothing stands for none."""
 
     name: str
-    arguments: str | dict[str, Any] = "{}"
+    arguments: Any = None
+
+
+class CustomInput(msgspec.Struct, kw_only=True):
+    """The name of a custom tool, and the text that it was called with."""
+
+    name: str
+    input: str
 
 
 class MadeCall(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A tool call that an assistant's message made."""
+    """A tool call that an assistant's message made: of a function, or of a custom tool."""
 
-    function: CalledFunction
+    function: CalledFunction | None = None
+    custom: CustomInput | None = None
     id: str | None = None
     type: str = "function"
 
@@ -128,7 +137,12 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[MadeCall] | None = None
+    function_call: CalledFunction | None = None
+    """A call as it was before `tool_calls`."""
+    refusal: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+    """Another name of `reasoning_content`."""
 
 
 class ToolFunction(msgspec.Struct, kw_only=True, omit_defaults=True):
