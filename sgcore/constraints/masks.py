@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
 from sgcore.api import Masks
-from sgcore.constraints.progress import Progress, check_time, reason
+from sgcore.constraints.progress import Progress
+from sgcore.errors import ConstraintError
 
 WAIT_LIMIT_S = 1.0
 MOST_THREADS = 8
@@ -22,7 +22,7 @@ class Filling:
 
     def __init__(self, outputs: Sequence[Progress | None], words: int) -> None:
         self.masks: Masks = np.full((len(outputs), words), EVERYTHING, np.int32)
-        self.failures: dict[int, str] = {}
+        self.failures: dict[int, ConstraintError] = {}
         """Place -> why this output can't go on."""
         self._outputs = {place: output for place, output in enumerate(outputs) if output is not None}
         self._todo = list(self._outputs.items())
@@ -43,12 +43,10 @@ class Filling:
             self._missing.discard(place)
 
     def _fill(self, place: int, output: Progress) -> None:
-        began = time.thread_time()
         try:
-            output.matcher.fill(self.masks[place])
-            check_time(began)
-        except Exception as error:  # a backend's bug is its own output's trouble alone
-            self.failures[place] = reason(error)
+            output.fill(self.masks[place])
+        except ConstraintError as error:
+            self.failures[place] = error
 
     def wait(self) -> None:
         """Until all rows are filled. One that takes very long is given up, and written to no longer."""
@@ -58,10 +56,11 @@ class Filling:
         if late:
             self.masks = self.masks.copy()
         for place in late:
-            self.failures[place] = f"the constraint is too complex: one token took over {WAIT_LIMIT_S:.0f} s"
+            message = f"the constraint is too complex: one token took over {WAIT_LIMIT_S:.0f} s"
+            self.failures[place] = ConstraintError(message, 500)
+            self._outputs[place].grammar.has_failed = True
         for place in self.failures:
             self.masks[place] = EVERYTHING
-            self._outputs[place].grammar.has_failed = True
 
 
 class MaskFiller:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sgcore.api import Constraint, Grammar, GrammarBackend
+from sgcore.constraints.bans import Anything, Bans
 from sgcore.constraints.compiler import Compiler, constraint_key
 from sgcore.constraints.masks import MaskFiller
 from sgcore.constraints.progress import Progress
-from sgcore.engine.messages import Output, Request, Vocabulary
+from sgcore.engine.messages import Output, Request, SamplingParams, Vocabulary
 from sgcore.errors import ConstraintError
 from sgcore.plugins.plan import Plan
 
@@ -69,7 +70,18 @@ class GrammarQueue:
             elif found is None:
                 self._refuse(rid, "the request's deadline has passed", 504)
             else:
-                yield request, _progress(request, found)
+                yield request, self._progress(request, found)
+
+    def unconstrained(self, request: Request) -> Progress | None:
+        """What restricts the tokens of a request without a constraint, if anything does."""
+        bans = _bans(request.sampling, self._vocab_size)
+        return None if bans is None else Progress(Anything(), bans=bans)
+
+    def _progress(self, request: Request, grammar: Grammar) -> Progress:
+        """Where log-probabilities are asked for, each token is sampled."""
+        after = [token for token in request.sampling.constraint_after if isinstance(token, int)]
+        bans = _bans(request.sampling, self._vocab_size)
+        return Progress(grammar, after, takes_forced=request.top_logprobs < 0, bans=bans)
 
     def _leave(self, rid: str) -> None:
         self._chars -= len(self.waiting.pop(rid).constraint.text)
@@ -97,10 +109,9 @@ class GrammarQueue:
                 vars(self)[name].close()
 
 
-def _progress(request: Request, grammar: Grammar) -> Progress:
-    """Where log-probabilities are asked for, each token is sampled."""
-    after = [token for token in request.sampling.constraint_after if isinstance(token, int)]
-    return Progress(grammar, after, takes_forced=request.top_logprobs < 0)
+def _bans(sampling: SamplingParams, vocab_size: int) -> Bans | None:
+    words = [word for word in sampling.bad_words if isinstance(word, tuple)]
+    return Bans(sampling.allowed_token_ids, words, vocab_size) if words or sampling.allowed_token_ids else None
 
 
 NO_BACKEND = "this server has no grammar backend: install a plugin that brings one, or send no constraint"

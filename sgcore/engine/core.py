@@ -133,7 +133,7 @@ class EngineCore:
     def _take(self, request: Request) -> None:
         constraint = request.sampling.constraint
         if constraint is None:
-            self.scheduler.add(request)
+            self.scheduler.add(request, self.grammars.unconstrained(request))
         else:
             self.grammars.add(request, constraint)
 
@@ -191,10 +191,10 @@ class EngineCore:
             launched.pending.sample(filling.masks)
         except Exception as error:
             self._fail(launched.plan, error)
-        for place, message in filling.failures.items():
+        for place, failure in filling.failures.items():
             row = rows[place]
             if row is not None and not row.is_ended:
-                self.scheduler.abort(row.rid, message, 500)
+                self.scheduler.abort(row.rid, str(failure), failure.status)
 
     def _collect(self) -> None:
         launched = self._launched.popleft()

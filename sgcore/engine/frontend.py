@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -48,6 +48,7 @@ from sgcore.engine.messages import (
     Vocabulary,
 )
 from sgcore.engine.sampling import preferred_sampling
+from sgcore.engine.stop_patterns import StopPatterns
 from sgcore.engine.stops import HiddenTokens, StopStrings
 from sgcore.errors import LaunchError, RequestError
 from sgcore.plugins.checkpoint import read_template
@@ -101,12 +102,12 @@ class Generation:
     """Position among the `n` samples of a prompt."""
     prompt_ids: list[int]
     text: str = ""
-    """All text so far: whole characters only, stop string trimmed."""
+    """All text so far: whole characters only, stop string or match trimmed."""
     output_ids: list[int] = field(default_factory=list)
     finish: str | None = None
     """None while running; `stop`, `length` or `abort`."""
     matched: int | str | None = None
-    """The stop token or string that ended it."""
+    """The stop token, string or expression that ended it."""
     message: str = ""
     """Why it was aborted."""
     status: int = 200
@@ -142,17 +143,23 @@ class Growth:
         hides = tokenizer is not None and sampling.stop and sampling.skip_special_tokens
         self._hidden = HiddenTokens(tokenizer.special_tokens if tokenizer and hides else {}, sampling.stop)
         self._stops = StopStrings(self._hidden.stops, sampling.no_stop_trim)
-        self._stop_ids = () if sampling.no_stop_trim else sampling.stop_token_ids
+        self._patterns = StopPatterns(sampling.stop_regex, sampling.no_stop_trim)
+        self._keeps_stop = sampling.no_stop_trim
 
     def take(self, output: Output) -> bool:
-        """Apply one output; True if a stop string ended the sequence and the core must be told."""
+        """Apply one output; True if its text ended the sequence and the core must be told."""
         generation = self.generation
         if not generation.output_ids and output.tokens:
             generation.first_token = time.monotonic()
         generation.logprobs += output.logprobs
         generation.prompt_logprobs += output.prompt_logprobs
         generation.cached_tokens = output.cached_tokens or generation.cached_tokens
-        stopped = self._add_tokens(output)
+        try:
+            stopped = self._add_tokens(output)
+        except TimeoutError as error:
+            generation.message, generation.status = str(error), 400
+            self._finish("abort", None)
+            return output.finish is None
         if stopped is not None:
             self._finish("stop", stopped)
         elif output.finish is not None:
@@ -162,18 +169,19 @@ class Growth:
         return stopped is not None and output.finish is None
 
     def _add_tokens(self, output: Output) -> str | None:
-        """Append tokens and their text; the stop string if one is complete. The stop token itself shows no text."""
+        """Append tokens and their text, a stop token's only as asked; the stop string or expression that ends it."""
         generation, is_last = self.generation, output.finish is not None
         generation.output_ids += output.tokens
         if self._detokenizer is None:
             return None
-        shown = output.tokens[:-1] if output.matched is not None else output.tokens
+        shown = output.tokens[:-1] if output.matched is not None and not self._keeps_stop else output.tokens
         if not shown and not is_last:
             return None
         marked = self._hidden.marked(shown, is_last, self._detokenizer.push)
         text, stopped = self._hidden.unmarked(*self._stops.push(marked, is_last))
+        text, matched = self._patterns.push(text, is_last or stopped is not None)
         generation.text += text
-        return stopped
+        return matched or stopped
 
     def _finish(self, reason: str, matched: int | str | None) -> None:
         self.generation.finish, self.generation.matched = reason, matched
@@ -340,9 +348,10 @@ class Frontend:
             if prompt.sampling.constraint is not None:
                 self._prepare_constraint(prompt.sampling)
             rid = prompt.rid or uuid.uuid4().hex
+            asked = replace(prompt, sampling=self._with_tokens(prompt.sampling))
             for index in range(prompt.sampling.n):
                 name = rid if prompt.sampling.n == 1 else f"{rid}-{index}"
-                request = self._request(prompt, name, ids, index, body)
+                request = self._request(asked, name, ids, index, body)
                 generation = Generation(name, index, ids, created=time.monotonic())
                 samples.append((Growth(place, generation, request.sampling, self.tokenizer), request))
         return samples
@@ -418,20 +427,41 @@ class Frontend:
                 self._send(Vocabulary(self.tokenizer.to_json(), sorted(self.eos_ids)))
                 self._knows_vocabulary = True
 
+    def _with_tokens(self, sampling: SamplingParams) -> SamplingParams:
+        """The texts that the core looks for, as token ids."""
+        if sampling.bad_words and self.tokenizer is None:
+            raise RequestError("bad_words need a tokenizer, and this server has none", param="bad_words")
+        if sampling.allowed_token_ids and max(sampling.allowed_token_ids) >= self.vocab_size:
+            message = f"allowed_token_ids must hold token ids below {self.vocab_size}"
+            raise RequestError(message, param="allowed_token_ids")
+        if self.tokenizer is None:
+            return sampling
+        after = sampling.constraint_after
+        if isinstance(after, str):
+            after = tuple(self.tokenizer.encode(after, add_special_tokens=False))
+        words = tuple(tokens for word in sampling.bad_words for tokens in self._word_tokens(word))
+        return msgspec.structs.replace(sampling, constraint_after=after, bad_words=words)
+
+    def _word_tokens(self, word: str | tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The tokens of a word that continues a text, without and with a space before it."""
+        if self.tokenizer is None or not isinstance(word, str):
+            return []
+        plain = word.lstrip() or word
+        found = [tuple(self.tokenizer.encode_more(text)) for text in (plain, f" {plain}")]
+        return [tokens for tokens in found if tokens and max(tokens) < self.vocab_size]
+
     def _request(self, prompt: Prompt, rid: str, ids: list[int], index: int, body: str) -> Request:
         sampling = prompt.sampling
-        if sampling.stop and self.tokenizer is None:
-            raise RequestError("stop strings need a tokenizer: use stop_token_ids", param="stop")
+        if (sampling.stop or sampling.stop_regex) and self.tokenizer is None:
+            name = "stop" if sampling.stop else "stop_regex"
+            raise RequestError(f"{name} needs a tokenizer: use stop_token_ids", param=name)
         outside = [token for token in sampling.logit_bias or () if not 0 <= token < self.vocab_size]
         if outside:
             raise RequestError(f"logit_bias must hold token ids below {self.vocab_size}", param="logit_bias")
         seed = sampling.sampling_seed
         seed = self._random.getrandbits(63) if seed is None else seed + index
         ends = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else self.eos_ids)
-        after = sampling.constraint_after
-        if isinstance(after, str) and self.tokenizer is not None:
-            after = tuple(self.tokenizer.encode(after, add_special_tokens=False))
-        sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1, constraint_after=after)
+        sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1)
         deadline = None if prompt.timeout_s is None else time.monotonic() + prompt.timeout_s
         return Request(
             rid,

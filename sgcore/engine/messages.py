@@ -35,7 +35,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     sampling_seed: int | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
+    stop_regex: tuple[str, ...] = ()
+    """Expressions that end the text where they match, as stop strings do."""
     stop_token_ids: tuple[int, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    """Nothing else is sampled; empty: all tokens are allowed."""
+    bad_words: tuple[str | tuple[int, ...], ...] = ()
+    """Texts that aren't generated; the core gets their tokens."""
     ignore_eos: bool = False
     no_stop_trim: bool = False
     skip_special_tokens: bool = True

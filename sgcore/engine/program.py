@@ -270,7 +270,8 @@ def shown_ids(tokenizer: Tokenizer, generation: Generation, sampling: SamplingPa
     """The tokens of the text that a generation shows: without the stop token, cut where a stop string was cut."""
     ids = list(generation.output_ids)
     if isinstance(generation.matched, int):
-        return ids[:-1]
+        is_shown = sampling.no_stop_trim and tokenizer.decode(ids[-1:], sampling.skip_special_tokens)
+        return ids if is_shown else ids[:-1]
     if generation.matched is None:
         return ids
     skips, spaces = sampling.skip_special_tokens, sampling.spaces_between_special_tokens

@@ -11,10 +11,14 @@ from typing import Any
 import msgspec
 
 from sgcore.engine.messages import TEXT_CONSTRAINTS, SamplingParams
+from sgcore.engine.stop_patterns import compiled
 from sgcore.errors import LaunchError, RequestError, renamed
 
 MAX_STOPS = 32
 MAX_STOP_CHARS = 1024
+MAX_STOP_REGEX_CHARS = 256
+MAX_ALLOWED_TOKENS = 16384
+MAX_BAD_WORDS, MAX_BAD_WORD_CHARS = 256, 256
 MAX_SAMPLES = 1024
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -29,9 +33,10 @@ ALIASES = {
     "guided_regex": "regex",
     "guided_grammar": "ebnf",
     "guided_choice": "choice",
+    "include_stop_str_in_output": "no_stop_trim",
 }
 CONSTRAINTS = (*TEXT_CONSTRAINTS, "choice")
-NOT_SUPPORTED = frozenset(("stop_regex custom_params beam_width watermark bad_words allowed_token_ids").split())
+NOT_SUPPORTED = frozenset(("custom_params beam_width watermark").split())
 """Known elsewhere, refused here: to ignore a constraint would be to give a wrong answer."""
 IGNORED = frozenset({"stream_interval"})
 """Known elsewhere, and without influence on the answer."""
@@ -151,11 +156,43 @@ def _stops(name: str, value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def _stop_patterns(name: str, value: Any) -> tuple[str, ...]:
+    sources = [value] if isinstance(value, str) else value
+    allowed = f"a regular expression or a list of at most {MAX_STOPS}, of 1 to {MAX_STOP_REGEX_CHARS} characters"
+    if not isinstance(sources, list | tuple) or len(sources) > MAX_STOPS:
+        raise _refuse(name, allowed, value)
+    for source in sources:
+        if not isinstance(source, str) or not 0 < len(source) <= MAX_STOP_REGEX_CHARS:
+            raise _refuse(name, allowed, value)
+        try:
+            compiled(source)
+        except ValueError as error:
+            raise RequestError(f"{name} {source!r} can't be used: {error}", param=name) from error
+    return tuple(sources)
+
+
 def _token_ids(name: str, value: Any) -> tuple[int, ...]:
     allowed = "a list of at most 1024 token ids"
     if not isinstance(value, list | tuple) or len(value) > 1024:
         raise _refuse(name, allowed, value)
     return tuple(_integer(0, INT32_MAX, allowed)(name, token) for token in value)
+
+
+def _allowed(name: str, value: Any) -> tuple[int, ...]:
+    allowed = f"a list of 1 to {MAX_ALLOWED_TOKENS:,} token ids"
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_ALLOWED_TOKENS:
+        raise _refuse(name, allowed, value)
+    token = _integer(0, INT32_MAX, allowed)
+    return tuple(token(name, one) for one in value)
+
+
+def _bad_words(name: str, value: Any) -> tuple[str, ...]:
+    allowed = f"a list of at most {MAX_BAD_WORDS} texts of 1 to {MAX_BAD_WORD_CHARS} characters"
+    if not isinstance(value, list | tuple) or len(value) > MAX_BAD_WORDS:
+        raise _refuse(name, allowed, value)
+    if not all(isinstance(word, str) and 0 < len(word) <= MAX_BAD_WORD_CHARS for word in value):
+        raise _refuse(name, allowed, value)
+    return tuple(value)
 
 
 def _logit_bias(name: str, value: Any) -> dict[int, float]:
@@ -218,7 +255,10 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "sampling_seed": _integer(-INT64_MAX - 1, INT64_MAX, "a 64-bit whole number"),
     "n": _integer(1, MAX_SAMPLES, f"a whole number from 1 to {MAX_SAMPLES}"),
     "stop": _stops,
+    "stop_regex": _stop_patterns,
     "stop_token_ids": _token_ids,
+    "allowed_token_ids": _allowed,
+    "bad_words": _bad_words,
     "ignore_eos": _boolean,
     "no_stop_trim": _boolean,
     "skip_special_tokens": _boolean,

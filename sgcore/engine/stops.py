@@ -9,7 +9,7 @@ FIRST_MARK, MARKS = 0xD800, 0x800
 
 
 class StopStrings:
-    """Finds the first of several strings in text that arrives in pieces, holding back what may begin one."""
+    """Finds the string of several that ends first in text that arrives in pieces, holding back what may begin one."""
 
     def __init__(self, stops: tuple[str, ...], keeps_stop: bool = False) -> None:
         self._stops = stops
@@ -21,11 +21,12 @@ class StopStrings:
         if not self._stops:
             return piece, None
         text = self._held + piece
-        found = min(((text.find(stop), -len(stop), stop) for stop in self._stops if stop in text), default=None)
+        ends = ((text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text)
+        found = min(ends, default=None)
         if found is not None:
-            place, _, stop = found
+            end, _, stop = found
             self._held = ""
-            return text[: place + (len(stop) if self._keeps_stop else 0)], stop
+            return text[: end if self._keeps_stop else end - len(stop)], stop
         held = 0 if is_last else self._possible_start(text)
         self._held = text[len(text) - held :]
         return text[: len(text) - held], None

@@ -68,7 +68,6 @@ class UnsupportedOpenAI(Unsupported, kw_only=True):
     functions: Any = None
     function_call: Any = None
     structured_outputs: Any = None
-    stop_regex: Any = None
     audio: Any = None
     modalities: Any = None
     moderation: Any = None

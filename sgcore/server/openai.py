@@ -30,8 +30,10 @@ from sgcore.server.service import Service, raise_if_failed
 from sgcore.server.wire import json_response
 
 SAME_NAMES = (
-    "n temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty logit_bias seed stop "
-    "stop_token_ids ignore_eos no_stop_trim skip_special_tokens spaces_between_special_tokens "
+    "n temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty logit_bias seed "
+    "stop stop_regex "
+    "stop_token_ids allowed_token_ids bad_words ignore_eos no_stop_trim include_stop_str_in_output "
+    "skip_special_tokens spaces_between_special_tokens "
     "json_schema regex ebnf structural_tag choice constraint_after "
     "guided_json guided_regex guided_grammar guided_choice"
 ).split()

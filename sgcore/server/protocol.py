@@ -52,6 +52,7 @@ class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    stop_regex: str | list[str] | None = None
     response_format: ResponseFormat | None = None
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
@@ -75,6 +76,10 @@ class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
     """Whether the prompt begins as the tokenizer begins a document: yes for texts, no for rendered conversations."""
     ignore_eos: bool | None = None
     no_stop_trim: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    """Another name of `no_stop_trim`."""
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     stop_token_ids: list[int] | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
