@@ -5,13 +5,15 @@ Each command's module is imported only when it is asked for; nothing here import
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from sgcore import __version__
 from sgcore.errors import LaunchError
@@ -27,6 +29,8 @@ COMMANDS = {
     "doctor": ("sgcore.cli_doctor", "Show what is installed, what is disabled and why, and what a model would run on."),
 }
 """Command -> the module that has it, and its help line."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 FORWARDED = "bench"
 """The command that parses its own arguments, with `main(argv) -> int`; the others have `command(words)`."""
 
@@ -34,6 +38,14 @@ FORWARDED = "bench"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for a wrong command line, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    exit_code = _run_politely(words)
+    if argv is None and exit_code == INTERRUPTED:
+        _leave(exit_code)
+    return exit_code
+
+
+def _run_politely(words: list[str]) -> int:
+    """Run one command; an error is a line and a hint."""
     is_debugging = "--debug" in words
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a plugin's native code that crashes leaves the line that called it
@@ -43,13 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         return _refuse(str(error), error.hint, error.exit_code, is_debugging)
     except KeyboardInterrupt:
-        return 130
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         hint = "" if is_debugging else "this is a bug in sgcore or in a plugin; --debug shows where"
         return _refuse(f"{type(error).__name__}: {error}", hint, 1, is_debugging)
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End this process now: other threads may be in the middle of an import, and Ctrl-C may be pressed again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(exit_code)
 
 
 def _run(words: list[str]) -> int:

@@ -76,9 +76,9 @@ def _serve(flags: dict[str, Any], parser: PluginOptionParser) -> int:
     if is_explaining:
         return _explain(resolve_aloud(layers.choices(), layers.origins))
     plan, core = _resolved(layers)
-    from sgcore.server.launch import serve
-
     try:
+        from sgcore.server.launch import serve
+
         return serve(plan, core)
     finally:
         core.close()

@@ -189,11 +189,11 @@ class CoreProcess:
             self.frontend.fail(Failed(describe_exit(self.process.returncode)))
 
     def close(self) -> None:
-        """Ask the core to end, then insist; one that nobody has used yet is not asked."""
+        """Ask the core to end, then insist; one that plans or loads would not listen, and is not asked."""
         if self._is_closing:
             return
         self._is_closing = True
-        if self._reader is None:
+        if self._reader is None or not self.frontend.has_started:
             self.process.kill()
         with self._send_lock:
             self._await_peer()

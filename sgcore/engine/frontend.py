@@ -323,6 +323,11 @@ class Frontend:
         if self.failure is not None:
             raise LaunchError(self.failure, self.hint)
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the core can serve, or has failed."""
+        return self._ready.is_set()
+
     def is_alive(self) -> bool:
         """Whether the core's process runs, and its loop turns or computes a step that doesn't take for ever."""
         now = time.monotonic()

@@ -42,6 +42,9 @@ def check_one(entry: Entry, limit_s: float) -> str | None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return f"did not load within {limit_s:g} s"
+    except BaseException:  # Ctrl-C, which a process of another session doesn't get
+        process.kill()
+        raise
     return _problem(process.returncode, errors)
 
 

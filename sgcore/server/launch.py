@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -35,6 +36,8 @@ FAREWELL_S = 2
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep theirs (60 s), so that they don't reuse one that is being closed."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 MAX_RESTARTS, RESTART_WINDOW_S = 3, 600.0
 """A device that is lost more often in so many seconds is not one that a new process finds in order."""
 
@@ -61,7 +64,7 @@ def serve(plan: Plan, core: CoreProcess | None = None) -> int:
         observers.close(timeout_s=1.0)
     if server.start_error is not None:
         raise server.start_error
-    return server.exit_code
+    return server.exit_code or (INTERRUPTED if server.is_interrupted else 0)
 
 
 def server_options(plan: Plan) -> ServerOptions:
@@ -96,6 +99,7 @@ class CoreServer(uvicorn.Server):
             app,
             loop="uvloop" if sys.platform != "win32" else "auto",
             http=protocol(service.options),
+            lifespan="off",  # nothing of it is used, and an end by force would log that it was cut
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -108,6 +112,7 @@ class CoreServer(uvicorn.Server):
         self.plan, self.core = plan, core
         self.port: int = listener.getsockname()[1]
         self.exit_code = 0
+        self.is_interrupted = False
         self.start_error: BaseException | None = None
         self.deadline = 0.0
         self._frontend: Any = None
@@ -141,11 +146,25 @@ class CoreServer(uvicorn.Server):
         give_back()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Second: end now."""
+        """First signal: drain. Second: end now; the core's process ends with this one."""
+        if sig == signal.SIGINT and self.is_interrupted:
+            os._exit(INTERRUPTED)
+        if sig == signal.SIGINT:
+            self.is_interrupted = True
+            os.write(2, f"\n{self._farewell()}\n".encode())  # a handler must not enter a stream that is being written
         if self.service.is_stopping or not self.service.is_started:
             self.should_exit = self.force_exit = True
         self.service.is_stopping = True
         self.deadline = time.monotonic() + self.service.options.shutdown_timeout
+
+    def _farewell(self) -> str:
+        waits = self.service.in_flight if self.service.is_started else 0
+        if not waits:
+            return "interrupted"
+        limit_s = self.service.options.shutdown_timeout
+        return (
+            f"interrupted: {waits} requests have {limit_s:g} s to end (--shutdown-timeout); Ctrl-C again ends at once"
+        )
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: is there a reason to end?"""

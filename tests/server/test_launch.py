@@ -86,14 +86,14 @@ def streaming(server: Served, tokens: int) -> Iterator[list[str]]:
     thread.join()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_server_ends_at_once_with_zero(sent: signal.Signals) -> None:
+@pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_an_idle_server_ends_at_once(sent: signal.Signals, code: int) -> None:
     with served() as server:
         wait_until(lambda: server.says("ready to roll!"), 20)
         assert server.status() == 200
         assert server.says("weights  1 MiB") and server.says(f"curl {server.url}/v1/chat/completions")
         server.process.send_signal(sent)
-        assert server.process.wait(5) == 0
+        assert server.process.wait(5) == code
 
 
 def test_health_answers_while_the_engine_starts() -> None:
