@@ -11,6 +11,7 @@ from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 
 from sgcore.api import Constraint
 from sgcore.errors import ConstraintError
+from sgcore_llguidance.schemas.rewriting import integer_range, read_schema, rewritten
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write a value: what is known in advance is forced, and no model runs off in white space."""
@@ -24,7 +25,7 @@ def grammar_source(constraint: Constraint, tokenizer: LLTokenizer) -> str:
     text = constraint.text
     try:
         if constraint.kind == "json_schema":
-            return str(LLMatcher.grammar_from_json_schema(text, overrides=JSON_STYLE))  # type: ignore[arg-type]
+            return schema_grammar(text)
         if constraint.kind == "regex":
             return str(LLMatcher.grammar_from_regex(text))
         if constraint.kind == "ebnf":
@@ -36,6 +37,15 @@ def grammar_source(constraint: Constraint, tokenizer: LLTokenizer) -> str:
     except (ValueError, RecursionError) as error:
         raise ConstraintError(f"{error}" or type(error).__name__) from error
     raise ConstraintError(f"constraints of kind {constraint.kind!r} are not supported")
+
+
+def schema_grammar(text: str) -> str:
+    """A grammar of the JSON that a schema allows."""
+    root = read_schema(text)
+    pattern = integer_range(root)
+    if pattern is not None:
+        return str(LLMatcher.grammar_from_regex(pattern))
+    return str(LLMatcher.grammar_from_json_schema(rewritten(root), overrides=JSON_STYLE))  # type: ignore[arg-type]
 
 
 def ebnf_lark(text: str) -> str:

@@ -1,0 +1,1 @@
+"""JSON schemas in the keywords that the grammar library follows exactly."""
