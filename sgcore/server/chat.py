@@ -17,6 +17,7 @@ from sgcore.server.conversation import template_message
 from sgcore.server.native import request_ids
 from sgcore.server.openai import (
     Tracker,
+    asked_prompt_logprobs,
     check_top_logprobs,
     field_names,
     prompt_fields,
@@ -24,7 +25,7 @@ from sgcore.server.openai import (
     sampling_of,
     usage_of,
 )
-from sgcore.server.protocol import ChatCompletion, ChatRequest
+from sgcore.server.protocol import ChatRequest
 from sgcore.server.replies import Parsers, Replies
 from sgcore.server.service import Service
 from sgcore.server.sse import EventStream, or_disconnect
@@ -106,19 +107,28 @@ async def chat_replies(service: Service, body: ChatRequest) -> Replies:
     parsers = Parsers(service.format, turn, tools, body.separate_reasoning is not False)
     hides = sampling.skip_special_tokens and not (service.has_special_marks and parsers.are_needed)
     sampling = msgspec.structs.replace(_constrained(service, sampling, tools, parsers), skip_special_tokens=hides)
+    of_prompt = asked_prompt_logprobs(body)
     prompt = Prompt(
         sampling=sampling,
-        top_logprobs=top_logprobs,
+        top_logprobs=max(top_logprobs, of_prompt),
+        logprob_start=0 if of_prompt >= 0 else -1,
         rid=request_ids(body.rid or body.request_id, 1, "chatcmpl-")[0],
         input_ids=ids,
         **prompt_fields(body),
     )
-    return Replies(service, body, prompt, parsers)
+    return Replies(service, body, prompt, parsers, _echo(body))
+
+
+def _echo(body: ChatRequest) -> str:
+    """The text of the last message, if answers are to begin with it."""
+    if not body.echo or body.messages[-1].role != "assistant":
+        return ""
+    return str(template_message(body.messages[-1], len(body.messages) - 1)["content"])
 
 
 async def _events(replies: Replies) -> AsyncGenerator[bytes, None]:
     continuous = bool(replies.options.continuous_usage_stats)
-    tracker = Tracker(bool(replies.body.logprobs), continuous)
+    tracker = Tracker(bool(replies.body.logprobs), continuous, bool(replies.body.return_token_ids))
     async with aclosing(replies.service.run([replies.prompt])) as batches:
         async for changes in batches:
             fresh = list(tracker.news(changes))
@@ -141,6 +151,4 @@ async def chat_completions(request: Request) -> Response:
     if body.stream:
         return EventStream(_events(replies))
     (generations,) = await or_disconnect(request, service.complete([replies.prompt]))
-    choices = [replies.whole(generation) for generation in generations]
-    usage = usage_of(generations)
-    return json_response(ChatCompletion(replies.prompt.rid or "", replies.created, replies.model, choices, usage))
+    return json_response(replies.completion(generations, usage_of(generations)))

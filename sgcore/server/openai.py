@@ -20,6 +20,8 @@ from sgcore.server.protocol import (
     ChatTokenLogprob,
     ModelCard,
     ModelList,
+    PromptLogprob,
+    PromptLogprobs,
     PromptTokensDetails,
     Shared,
     StreamOptions,
@@ -114,6 +116,7 @@ class Growth:
 
     chars: int = 0
     tokens: int = 0
+    ids: int = 0
     is_done: bool = False
 
 
@@ -127,14 +130,16 @@ class News:
     text: str
     logprobs: list[TokenLogprobs]
     """Of prompt positions first, where they were asked for."""
+    token_ids: list[int]
 
 
 class Tracker:
     """Turns cumulative generations into what is new since the last look."""
 
-    def __init__(self, wants_logprobs: bool, wants_empty: bool) -> None:
+    def __init__(self, wants_logprobs: bool, wants_empty: bool, wants_ids: bool = False) -> None:
         self.wants_logprobs = wants_logprobs
         self.wants_empty = wants_empty
+        self.wants_ids = wants_ids
         self.growth: dict[tuple[int, int], Growth] = {}
         self.latest: dict[tuple[int, int], Generation] = {}
 
@@ -149,7 +154,8 @@ class Tracker:
             if growth.is_done:
                 continue
             news = self._take(position, generation, growth, is_first)
-            if is_first or news.text or news.logprobs or growth.is_done or self.wants_empty:
+            has_any = news.text or news.logprobs or news.token_ids
+            if is_first or has_any or growth.is_done or self.wants_empty:
                 yield news
 
     def _take(self, position: int, generation: Generation, growth: Growth, is_first: bool) -> News:
@@ -157,7 +163,9 @@ class Tracker:
         logprobs: list[TokenLogprobs] = []
         if self.wants_logprobs:
             logprobs = (generation.prompt_logprobs + generation.logprobs)[growth.tokens :]
-        news = News(position, generation, is_first, text, logprobs)
+        ids = generation.output_ids[growth.ids :] if self.wants_ids else []
+        news = News(position, generation, is_first, text, logprobs, ids)
+        growth.ids += len(ids)
         growth.chars += len(text)
         growth.tokens += len(logprobs)
         growth.is_done = generation.is_finished
@@ -179,11 +187,44 @@ def usage_of(generations: Iterable[Generation]) -> Usage:
     return Usage(prompt, completion, prompt + completion, PromptTokensDetails(cached))
 
 
-def chat_logprobs(entries: list[TokenLogprobs], tokenizer: Any) -> list[ChatTokenLogprob]:
-    """Log-probabilities in the chat route's shape."""
+class IdNames:
+    """Names tokens by their ids, which clients can read back, where a tokenizer would give their texts."""
+
+    def token_text(self, token: int) -> str:
+        return f"token_id:{token}"
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.token_text(token).encode()
+
+
+def asked_prompt_logprobs(body: Shared) -> int:
+    """How many alternatives of each prompt position are asked for; -1: no log-probabilities of the prompt."""
+    if body.prompt_logprobs is None:
+        return -1
+    if body.stream:
+        raise RequestError("prompt_logprobs are not given in a stream", param="prompt_logprobs")
+    return check_top_logprobs(body.prompt_logprobs, "prompt_logprobs")
+
+
+def prompt_logprobs(entries: list[TokenLogprobs], count: int, tokenizer: Any) -> PromptLogprobs:
+    """Log-probabilities of a prompt: of each position its own token and the `count` most probable ones."""
+    return [None if entry.logprob is None else _ranked(entry, count, tokenizer) for entry in entries]
+
+
+def _ranked(entry: TokenLogprobs, count: int, tokenizer: Any) -> dict[int, PromptLogprob]:
+    pairs: list[tuple[float | None, int, int | None]] = [(entry.logprob, entry.token, None)]
+    pairs += [(logprob, token, rank) for rank, (logprob, token) in enumerate(entry.top[:count], 1)]
+    return {
+        token: PromptLogprob(finite(logprob) or 0.0, rank, tokenizer.token_text(token))
+        for logprob, token, rank in pairs
+    }
+
+
+def chat_logprobs(entries: list[TokenLogprobs], count: int, tokenizer: Any) -> list[ChatTokenLogprob]:
+    """Log-probabilities in the chat route's shape, with `count` alternatives."""
     return [
         ChatTokenLogprob(*_scored(entry.token, entry.logprob, tokenizer), [
-            TopLogprob(*_scored(token, logprob, tokenizer)) for logprob, token in entry.top
+            TopLogprob(*_scored(token, logprob, tokenizer)) for logprob, token in entry.top[:count]
         ])
         for entry in entries
     ]  # fmt: skip

@@ -72,6 +72,11 @@ class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
     """Longer prompts are cut to so many tokens; -1: to what leaves room for `max_tokens`."""
     truncation_side: Literal["left", "right"] | None = None
     """Where they are cut; `left`, so that the end stays, is the default."""
+    prompt_logprobs: int | None = None
+    """Log-probabilities of the prompt's tokens, each with so many of the most probable ones; not in streams."""
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    """Tokens of log-probabilities are named `token_id:5` and so on."""
     add_special_tokens: bool | None = None
     """Whether the prompt begins as the tokenizer begins a document: yes for texts, no for rendered conversations."""
     ignore_eos: bool | None = None
@@ -183,6 +188,8 @@ class ChatRequest(Shared, kw_only=True):
     """`/v1/chat/completions`."""
 
     messages: list[Message]
+    echo: bool | None = None
+    """Whether the answer begins with the last message, where that is the assistant's."""
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -222,6 +229,19 @@ class CompletionLogprobs(msgspec.Struct):
     text_offset: list[int]
 
 
+class PromptLogprob(msgspec.Struct):
+    """Log-probability of a token at a position of the prompt."""
+
+    logprob: float
+    rank: int | None
+    """1 for the most probable token; null for one that isn't among those asked for."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""By token id, for each position; null for the first one, which nothing predicts."""
+
+
 class CompletionChoice(msgspec.Struct):
     """One completion, or what is new of it."""
 
@@ -230,6 +250,9 @@ class CompletionChoice(msgspec.Struct):
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
     matched_stop: int | str | None = None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct):
@@ -298,6 +321,7 @@ class ChatChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     matched_stop: int | str | None = None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct):
@@ -309,6 +333,8 @@ class ChatCompletion(msgspec.Struct):
     choices: list[ChatChoice]
     usage: Usage
     object: str = "chat.completion"
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ToolCallDelta(msgspec.Struct, omit_defaults=True):
@@ -337,6 +363,7 @@ class ChunkChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     matched_stop: int | str | UnsetType | None = UNSET
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatChunk(msgspec.Struct):
@@ -348,6 +375,7 @@ class ChatChunk(msgspec.Struct):
     choices: list[ChunkChoice]
     object: str = "chat.completion.chunk"
     usage: Usage | UnsetType | None = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ModelCard(msgspec.Struct):

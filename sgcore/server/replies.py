@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.messages import TokenLogprobs
 from sgcore.parsing.formats import Format
 from sgcore.parsing.parser import Parser
 from sgcore.server.answer import Answer, delta_of, message_of
-from sgcore.server.openai import News, chat_logprobs
+from sgcore.server.openai import IdNames, News, chat_logprobs, prompt_logprobs
 from sgcore.server.protocol import (
     ChatChoice,
     ChatChunk,
+    ChatCompletion,
     ChatLogprobs,
     ChatRequest,
     ChunkChoice,
@@ -58,9 +61,11 @@ class Parsers:
 class Replies:
     """Makes the choices of one request's answer."""
 
-    def __init__(self, service: Service, body: ChatRequest, prompt: Prompt, parsers: Parsers) -> None:
+    def __init__(self, service: Service, body: ChatRequest, prompt: Prompt, parsers: Parsers, echo: str = "") -> None:
+        """`echo`: text that each answer begins with."""
         self.service = service
-        self.tokenizer = service.tokenizer
+        self.names = IdNames() if body.return_tokens_as_token_ids else service.tokenizer
+        self.echo = echo
         self.body = body
         self.prompt = prompt
         self.parsers = parsers
@@ -77,34 +82,57 @@ class Replies:
 
     def logprobs(self, entries: list[TokenLogprobs]) -> ChatLogprobs | None:
         """Log-probabilities, if asked for."""
-        return ChatLogprobs(chat_logprobs(entries, self.tokenizer)) if self.body.logprobs else None
+        count = self.body.top_logprobs or 0
+        return ChatLogprobs(chat_logprobs(entries, count, self.names)) if self.body.logprobs else None
 
     def whole(self, generation: Generation) -> ChatChoice:
         """A finished choice."""
         answer = self._answer(generation.index)
         message = message_of(answer.add(generation.text, True, _is_cut(generation)))
+        if self.echo:
+            message.content = self.echo + (message.content or "")
         logprobs, reason = self.logprobs(generation.logprobs), answer.finish_reason(generation.finish)
-        return ChatChoice(generation.index, message, logprobs, reason, generation.matched)
+        ids = generation.output_ids if self.body.return_token_ids else UNSET
+        return ChatChoice(generation.index, message, logprobs, reason, generation.matched, ids)
+
+    def completion(self, generations: list[Generation], usage: Usage) -> ChatCompletion:
+        """The whole answer."""
+        choices = [self.whole(generation) for generation in generations]
+        found = ChatCompletion(self.prompt.rid or "", self.created, self.model, choices, usage)
+        first = generations[0]
+        if self.body.prompt_logprobs is not None:
+            found.prompt_logprobs = prompt_logprobs(first.prompt_logprobs, self.body.prompt_logprobs, self.names)
+        if self.body.return_token_ids:
+            found.prompt_token_ids = first.prompt_ids
+        return found
 
     def blocks(self, news: News, usage: Usage | None) -> list[bytes]:
         """What is new of a choice: the role before anything else, the reason in a chunk of its own at the end."""
         generation, index = news.generation, news.generation.index
         answer = self._answer(index)
         choices = [ChunkChoice(index, Delta(role="assistant", content=""))] if news.is_first else []
+        if news.is_first and self.echo:
+            choices.append(ChunkChoice(index, Delta(content=self.echo)))
         deltas = [delta_of(piece) for piece in answer.add(news.text, generation.is_finished, _is_cut(generation))]
-        if not deltas and (news.logprobs or not (news.is_first or generation.finish)):
+        if not deltas and (news.logprobs or news.token_ids or not (news.is_first or generation.finish)):
             deltas.append(Delta(content=""))
         for delta in deltas:
-            logprobs = self.logprobs(news.logprobs) if delta is deltas[0] else None
-            choices.append(ChunkChoice(index, delta, logprobs))
+            choices.append(ChunkChoice(index, delta))
+            if delta is deltas[0]:
+                choices[-1].logprobs = self.logprobs(news.logprobs)
+                choices[-1].token_ids = news.token_ids or UNSET
         if generation.finish:
             reason = answer.finish_reason(generation.finish)
             choices.append(ChunkChoice(index, Delta(), None, reason, generation.matched))
-        return [self.block([choice], usage) for choice in choices]
+        blocks = [self.block([choice], usage) for choice in choices[1:]]
+        ids = generation.prompt_ids if self.body.return_token_ids and news.is_first else None
+        return [self.block(choices[:1], usage, ids), *blocks] if choices else []
 
-    def block(self, choices: list[ChunkChoice], usage: Usage | None) -> bytes:
+    def block(self, choices: list[ChunkChoice], usage: Usage | None, prompt_ids: list[int] | None = None) -> bytes:
         """One chunk as an event."""
         chunk = ChatChunk(self.prompt.rid or "", self.created, self.model, choices)
+        if prompt_ids is not None:
+            chunk.prompt_token_ids = prompt_ids
         if usage is not None:
             chunk.usage = usage
         return event(ENCODER.encode(chunk))

@@ -216,7 +216,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": []}, "empty"),
     ("/v1/completions", {"prompt": ["a", 1]}, "token ids"),
     ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix"),
-    ("/v1/completions", {"prompt": "a", "best_of": 3}, "ask for n completions"),
+    ("/v1/completions", {"prompt": "a", "n": 4, "best_of": 3}, "best_of must be from n (4)"),
     ("/v1/completions", {"prompt": "a", "max_tokens": -1}, "max_tokens must be"),
     ("/v1/completions", {"prompt": "a", "min_tokens": 99}, "min_tokens must be at most max_tokens"),
     ("/v1/completions", {"prompt": "a", "logprobs": 21}, "logprobs must be from 0 to 20"),
