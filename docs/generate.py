@@ -1,14 +1,17 @@
-"""Write `docs/reference/` from the code: options, hooks and kinds of driver.
+"""Write `docs/reference/` from the code (options, hooks, kinds of driver), and the index of packages for errors.
 
-python docs/generate.py            writes the pages
-python docs/generate.py --check    says which page differs from the code, and exits with 1
+python docs/generate.py            writes them
+python docs/generate.py --check    says which one differs from the code, and exits with 1
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+import re
 import sys
+import tomllib
 import types
 import typing
 from collections.abc import Callable
@@ -20,8 +23,10 @@ from sgcore import api, hookspecs
 from sgcore.cli_serve import ALIASES, HIDDEN
 from sgcore.config import Choices
 from sgcore.plugins.drivers import KINDS
+from sgcore.plugins.installed import HOOK_GROUP
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by `make docs` from the code; edit the text there. -->"
 
 ABOUT_OPTIONS = """\
@@ -174,19 +179,37 @@ def _text(described: object) -> str:
     return inspect.getdoc(described) or ""
 
 
-PAGES: dict[str, Callable[[], str]] = {"options.md": options, "hooks.md": hooks, "drivers.md": drivers}
+def packages() -> str:
+    """Every package of this repository with its names and hooks, for errors that say what to install."""
+    found = {}
+    for path in sorted(ROOT.glob("plugins/*/*/pyproject.toml")):
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        code = "\n".join(file.read_text(encoding="utf-8") for file in path.parent.glob("sgcore_*/hooks.py"))
+        names = {group: sorted(points) for group, points in project.get("entry-points", {}).items()}
+        names.pop(HOOK_GROUP, None)
+        about = {"about": project["description"], "hooks": re.findall(r"^def (sgcore_\w+)", code, re.MULTILINE)}
+        found[project["name"]] = about | names
+    return json.dumps(found, indent=1) + "\n"
+
+
+FILES: dict[Path, Callable[[], str]] = {
+    REFERENCE / "options.md": options,
+    REFERENCE / "hooks.md": hooks,
+    REFERENCE / "drivers.md": drivers,
+    ROOT / "sgcore" / "plugins" / "packages.json": packages,
+}
 
 
 def main() -> int:
-    stale = [name for name, page in PAGES.items() if _is_stale(REFERENCE / name, page())]
+    stale = [path for path, text in FILES.items() if _is_stale(path, text())]
     if "--check" in sys.argv[1:]:
-        for name in stale:
-            print(f"docs/reference/{name} differs from the code; run `make docs`", file=sys.stderr)
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} differs from the code; run `make docs`", file=sys.stderr)
         return 1 if stale else 0
     REFERENCE.mkdir(exist_ok=True)
-    for name in stale:
-        (REFERENCE / name).write_text(PAGES[name](), encoding="utf-8")
-        print(f"wrote docs/reference/{name}")
+    for path in stale:
+        path.write_text(FILES[path](), encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
     return 0
 
 

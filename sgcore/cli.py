@@ -61,8 +61,10 @@ def _run_politely(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        hint = "" if is_debugging else "this is a bug in sgcore or in a plugin; --debug shows where"
-        return _refuse(f"{type(error).__name__}: {error}", hint, 1, is_debugging)
+        from sgcore.plugins.packages import unexpected
+
+        said = unexpected(error)
+        return _refuse(str(said), "" if is_debugging else said.hint, 1, is_debugging)
 
 
 def _leave(exit_code: int) -> NoReturn:

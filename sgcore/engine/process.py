@@ -89,8 +89,10 @@ def made(given: Mapping[str, Any], channel: SocketChannel) -> Plan | None:
     except LaunchError as error:
         channel.send(Failed(str(error), error.hint, error.exit_code, traceback.format_exc()))
     except Exception as error:
-        hint = "this is a bug in sgcore or in a plugin; --debug shows where"
-        channel.send(Failed(f"{type(error).__name__}: {error}", hint, 1, traceback.format_exc()))
+        from sgcore.plugins.packages import unexpected
+
+        said = unexpected(error)
+        channel.send(Failed(str(said), said.hint, 1, traceback.format_exc()))
     else:
         channel.send(Planned(plan.to_json()))
         return plan

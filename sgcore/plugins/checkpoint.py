@@ -9,7 +9,7 @@ from typing import Any
 from sgcore.api import WeightSource
 from sgcore.config import ModelOptions
 from sgcore.errors import LaunchError
-from sgcore.plugins import drivers
+from sgcore.plugins import drivers, packages
 from sgcore.plugins.installed import Installed
 from sgcore.plugins.manager import Hooks
 from sgcore.plugins.plan import Driver
@@ -24,7 +24,10 @@ def select_source(path: Path, load_format: str, hooks: Hooks, installed: Install
     if answer is not None:
         return answer.value, f"plugin {answer.distribution}"
     known = ", ".join(installed.names("sgcore.weights")) or "none"
+    readers = packages.with_name("sgcore.weights", path.suffix.removeprefix("."))
     hint = "is it the model's folder or file? name a format with --load-format, or install the plugin that reads it"
+    if readers:
+        hint = packages.install(readers)
     if (path / "config.json").is_file():
         hint = "config.json is there, the weights are not: is the download complete?"
     raise LaunchError(f"no installed plugin reads {path}; formats installed: {known}", hint)

@@ -14,6 +14,7 @@ from stevedore.exception import NoMatches
 from stevedore.extension import Extension
 
 from sgcore.errors import LaunchError
+from sgcore.plugins import packages
 from sgcore.plugins.installed import Entry, Installed
 from sgcore.plugins.patience import patience
 from sgcore.plugins.plan import Driver
@@ -43,10 +44,6 @@ KINDS: dict[str, Kind] = {
         Kind("primitive", "sgcore.primitives", "the word, as in `s += word(...)`", "Primitive"),
     )
 }
-
-
-ENGINE_MODULES = ("torch", "transformers", "safetensors")
-"""What the extra `engine` brings."""
 
 
 class _Described(EntryPoint):
@@ -121,8 +118,8 @@ def is_offered(kind: str, name: str, installed: Installed) -> bool:
     return any(entry.name == name for entry in installed.group(KINDS[kind].group))
 
 
-def missing(kind: str, name: str, installed: Installed, mend: str = "install the plugin that has it") -> LaunchError:
-    """The error for a name that nobody provides for this sgcore; `mend`: what to do where nobody provides it at all."""
+def missing(kind: str, name: str, installed: Installed) -> LaunchError:
+    """The error for a name that nobody provides for this sgcore."""
     row = KINDS[kind]
     for entry in installed.group(row.group):
         if entry.name == name:
@@ -130,7 +127,7 @@ def missing(kind: str, name: str, installed: Installed, mend: str = "install the
     known = ", ".join(installed.names(row.group)) or "none"
     return LaunchError(
         f"no installed plugin provides the {kind} {name!r}; installed: {known}",
-        f"{mend}; `sgcore plugins list` shows what is there",
+        f"{packages.mend(row.group, name)}; `sgcore plugins list` shows what is there",
     )
 
 
@@ -161,7 +158,4 @@ def _is_class_of(loaded: Any, contract: type) -> bool:
 
 
 def _mend(error: BaseException) -> str:
-    if not isinstance(error, ImportError):
-        return "--debug shows where"
-    missing = (error.name or "").partition(".")[0]
-    return "pip install 'sgcore[engine]'" if missing in ENGINE_MODULES else "is a dependency of it missing?"
+    return packages.missing_module(error) if isinstance(error, ImportError) else "--debug shows where"

@@ -21,11 +21,16 @@ def locate(model_path: str, revision: str | None = None) -> Path:
     path = Path(model_path).expanduser()
     if path.exists():
         return path.resolve()
-    if HUB_ID.fullmatch(model_path) is None:
+    if not may_exist(model_path):
         raise LaunchError(
             f"no such model folder or file: {model_path}", "give a folder, a file, or a hub id OWNER/NAME"
         )
     return _fetch(model_path, revision)
+
+
+def may_exist(model_path: str) -> bool:
+    """Whether it is here, or could be a hub id."""
+    return Path(model_path).expanduser().exists() or HUB_ID.fullmatch(model_path) is not None
 
 
 def _fetch(hub_id: str, revision: str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sgcore.errors import LaunchError
+from sgcore.plugins import packages
 from sgcore.plugins.installed import Installed
 from sgcore.plugins.manager import Answer, Hooks
 
@@ -23,7 +24,7 @@ def offered_platform(hooks: Hooks, installed: Installed) -> tuple[str, str]:
         known = ", ".join(installed.names("sgcore.platforms")) or "none"
         raise LaunchError(
             f"no platform offers a device; installed platforms: {known}",
-            "name one with --platform, install the plugin of your hardware, or see `sgcore doctor`",
+            f"name one with --platform, see `sgcore doctor`, or {packages.platforms()}",
         )
     return offers[0].value.name, f"offer of {offers[0].distribution}"
 

@@ -11,10 +11,10 @@ from typing import Any
 from sgcore.api import Model, Platform, WeightSource
 from sgcore.config import Choices
 from sgcore.errors import LaunchError
-from sgcore.plugins import drivers, numbers
+from sgcore.plugins import drivers, numbers, packages
 from sgcore.plugins.checkpoint import merged_config, open_source, select_source, tokenizer_settings
 from sgcore.plugins.installed import Installed
-from sgcore.plugins.locate import locate
+from sgcore.plugins.locate import locate, may_exist
 from sgcore.plugins.manager import Hooks, load_hooks
 from sgcore.plugins.offers import offered_platform
 from sgcore.plugins.plan import Decision, Driver, Plan
@@ -57,7 +57,6 @@ OPTION_OF = {
     "weights": "load_format", "model": "model_impl", "attention": "attention_backend", "grammar": "grammar_backend",
 }  # fmt: skip
 """Kind of driver -> the option that names it, where the two differ."""
-ANY_MODEL = "install the plugin that provides it, or one for any architecture: pip install sgcore-transformers"
 
 
 class _Resolution:
@@ -71,6 +70,7 @@ class _Resolution:
         self.decisions: list[Decision] = []
 
     def plan(self, origins: Mapping[str, str]) -> Plan:
+        self._check_installation()
         path = locate(self.choices.model.model_path, self.choices.model.revision)
         self._record("path", str(path), "found" if Path(self.choices.model.model_path).exists() else "the hub")
         source, opened = self._checkpoint(path)
@@ -92,6 +92,12 @@ class _Resolution:
             grammar=self._grammar(),
         )  # fmt: skip
         return self._checked(self._with_options(plan, origins))
+
+    def _check_installation(self) -> None:
+        """Refuse an installation that can't compute, before a model is fetched."""
+        model_path = self.choices.model.model_path
+        if not self.installed.names("sgcore.platforms") and may_exist(model_path):
+            raise packages.nothing_computes(Path(model_path).expanduser())
 
     def _record(self, name: str, value: Any, decided_by: str) -> Any:
         self.decisions.append(Decision(name, value, decided_by))
@@ -129,7 +135,7 @@ class _Resolution:
         answer = self.hooks.first("sgcore_fall_back", hf_config=hf_config)
         if answer is not None:
             return answer.value, f"plugin {answer.distribution}: none offers {listed[0]}"
-        raise drivers.missing("model", listed[0], self.installed, ANY_MODEL)
+        raise drivers.missing("model", listed[0], self.installed)
 
     def _platform(self) -> tuple[Driver, type[Platform]]:
         named = self.choices.runtime.platform
