@@ -42,6 +42,7 @@ class StepGraphs(Generic[Outputs]):
         self._awaited = self._common_sizes(mixed_tokens) if most_tokens and mixed_tokens is not None else []
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, tuple[Callable[[], None], Outputs]] = {}
+        self._said: set[str] = set()
 
     def size(self, step: StepPlan) -> StaticSize | None:
         """The graph's size for a step; None: such a step is not captured."""
@@ -79,12 +80,18 @@ class StepGraphs(Generic[Outputs]):
                 return compute()
             try:
                 self._graphs[key] = self._capture(compute)
-            except RuntimeError:  # no memory, or an operation that can't be captured: such steps stay as they are
-                log.exception("a step of %s can't be captured", key)
+            except RuntimeError as error:  # no memory, or an operation that can't be captured: steps stay as they are
+                self._say(str(error) or type(error).__name__)
                 return compute()
         replay, outputs = self._graphs[key]
         replay()
         return outputs
+
+    def _say(self, reason: str) -> None:
+        """Once for all steps with the same reason."""
+        if reason not in self._said:
+            self._said.add(reason)
+            log.warning("steps run uncaptured, which is slower: %s", reason.splitlines()[0])
 
     def _capture(self, compute: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
         made: list[Any] = []

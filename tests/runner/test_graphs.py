@@ -63,7 +63,9 @@ def test_the_second_run_of_a_key_is_captured_and_later_ones_are_replayed() -> No
     assert (recorder.captured, recorder.replayed) == (1, 3)
 
 
-def test_what_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_captured_runs_as_it_is_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     recorder, computed = Recorder(), []
 
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
@@ -71,6 +73,8 @@ def test_what_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(recorder, "capture", refuse)
     graphs = StepGraphs(recorder, 100, 1000)
-    for _ in range(4):
-        graphs.run("key", lambda: computed.append(1))
-    assert len(computed) == 4
+    for key in ("one", "another") * 4:
+        graphs.run(key, lambda: computed.append(1))
+    assert len(computed) == 8
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["steps run uncaptured, which is slower: out of memory"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -23,6 +24,11 @@ EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided
 UNKNOWN = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 INDEXING = {torch.ops.aten.index.Tensor}
 """Of known shape, but for indices that are masks."""
+READING = {
+    Tensor.tolist: 1, Tensor.numpy: 1, Tensor.__array__: 1, torch.tensor: 1,
+    torch.tensor_split: 2, Tensor.tensor_split: 2,
+}  # fmt: skip
+"""Functions that read values where no operation tells, given so many tensors."""
 ZEROS = ("zeros", "zeros_like", "new_zeros")
 Rows = tuple[Tensor, Tensor | None]
 """A matrix, or a vector, and the places (rows,) of some of its rows; None: all of them."""
@@ -56,11 +62,10 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.kept += read
-        if UNKNOWN & set(func.tags) and (func not in INDEXING or any(x.dtype == torch.bool for x in read)):
-            raise RuntimeError(f"{func} depends on values, so a step with it can't be recorded")
+        _check(func, read)
         if func._schema.is_mutable:
             return self._change(func, args, kwargs, read)
-        out = func(*args, **kwargs)
+        out = _whole(func, args, kwargs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.kept += made
         known = {_storage(tensor) for tensor in read}
@@ -89,7 +94,7 @@ class Tape(TorchDispatchMode):
         else:
             self._add(lambda: func(*args, **kwargs))
         written = kwargs["out"] if "out" in kwargs else args[0]
-        return func(*args, **kwargs) if _storage(written) in self._own else written
+        return _whole(func, args, kwargs) if _storage(written) in self._own else written
 
     def add(self, function: Function, arguments: tuple[Any, ...]) -> None:
         words = (ctypes.c_uint64 * len(arguments))(*map(_word, arguments))
@@ -109,6 +114,45 @@ class Tape(TorchDispatchMode):
     def run(self) -> None:
         for part in self.parts:
             part()
+
+
+class _Parts(TorchDispatchMode):
+    """Within, operations that depend on values raise."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        _check(func, [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
+        return _whole(func, args, kwargs or {})
+
+
+class _Reading(TorchFunctionMode):
+    """Within, functions that read values without an operation raise."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (most := READING.get(func)) and sum(isinstance(x, Tensor) for x in tree_leaves((args, kwargs))) >= most:
+            raise _unrecordable(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _check(func: Any, read: list[Tensor]) -> None:
+    """Raises RuntimeError for an operation whose result can't be foreseen; torch's tags say which."""
+    if UNKNOWN & set(func.tags) and (func not in INDEXING or any(x.dtype == torch.bool for x in read)):
+        raise _unrecordable(func)
+
+
+def _unrecordable(name: Any) -> RuntimeError:
+    return RuntimeError(f"{name} depends on values, so a step with it can't be recorded")
+
+
+def _whole(func: Any, args: Any, kwargs: Any) -> Any:
+    """The operation's result. In inference mode one that is made of others comes whole, and they have the tags."""
+    if not func._can_decompose():
+        return func(*args, **kwargs)
+    with _Parts():
+        return func.decompose(*args, **kwargs)
 
 
 def _word(argument: Any) -> int:
@@ -166,7 +210,7 @@ def recorded() -> Iterator[Tape]:
     tape = Tape()
     recording.recorder = tape
     try:
-        with tape:
+        with tape, _Reading():
             yield tape
         tape.end_calls()
     except (IndexError, TypeError, ValueError, AssertionError) as error:  # zeros were no good for an operation

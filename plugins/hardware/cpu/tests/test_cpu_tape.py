@@ -56,12 +56,37 @@ def test_views_of_what_comes_in_stay_views() -> None:
     assert out.tolist() == [12.0, 15.0]
 
 
-@pytest.mark.parametrize("work", ["x.sum().item()", "x.nonzero()", "float(x[0])", "x[x > 0]"])
-def test_what_depends_on_values_is_refused(work: str) -> None:
-    with pytest.raises(RuntimeError, match="depends on values"), recorded():
-        eval(work, {"x": torch.ones(3)})
+@pytest.mark.parametrize("is_inference", [False, True])
+@pytest.mark.parametrize(
+    "work",
+    [
+        "x.sum().item()", "float(x[0])", "bool(x.any())", "range(3)[places[0]]", "torch.equal(x, x)", "x.tolist()",
+        "x.numpy()", "torch.tensor([x[0], x[1]])", "x.narrow(0, places[0], 1)", "x.nonzero()", "x.nonzero(as_tuple=True)",
+        "torch.where(x > 0)", "x[x > 0]", "x.masked_select(x > 0)", "x.unique()", "x.repeat_interleave(places)",
+        "torch.combinations(x)", "torch.bincount(places)", "torch.tensor_split(x, places)",
+    ],
+)  # fmt: skip
+def test_what_depends_on_values_is_refused(work: str, is_inference: bool) -> None:
+    """In inference mode operations that are made of others come whole, without a tag."""
+    with torch.inference_mode(is_inference):
+        known = {"x": torch.ones(3), "places": torch.zeros(3, dtype=torch.int64), "torch": torch}
+        with pytest.raises(RuntimeError, match="depends on values"), recorded():
+            eval(work, known)
     assert recording.recorder is None
     assert torch.ones(2).sum().item() == 2
+
+
+@pytest.mark.parametrize("is_inference", [False, True])
+def test_masks_that_keep_the_shape_are_recorded(is_inference: bool) -> None:
+    with torch.inference_mode(is_inference):
+        x, into = torch.tensor([1.0, -1.0]), torch.zeros(2)
+        with recorded() as tape:
+            chosen = torch.where(x > 0, x, 7.0)
+            into[x > 0] = 5.0
+        x.copy_(torch.tensor([-2.0, 3.0]))
+        tape.run()
+    assert chosen.tolist() == [7.0, 3.0]
+    assert into.tolist() == [0.0, 5.0]
 
 
 @needs_library
