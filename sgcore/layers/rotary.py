@@ -1,4 +1,4 @@
-"""Rotary position embedding: one table a model, cos and sin gathered once a step."""
+"""Rotary position embedding: cos and sin of a table gathered once a step."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class RotaryTable:
 
     def gather(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
         """cos and sin for the batch's positions, (tokens, 1, head_dim)."""
-        if batch.rope is None:
-            batch.rope = (self.cos[batch.positions].unsqueeze(1), self.sin[batch.positions].unsqueeze(1))
-        return batch.rope
+        if self not in batch.rope:
+            batch.rope[self] = (self.cos[batch.positions].unsqueeze(1), self.sin[batch.positions].unsqueeze(1))
+        return batch.rope[self]
 
 
 def inverse_frequencies(config: HfConfig, head_dim: int) -> tuple[Tensor, float]:

@@ -65,8 +65,8 @@ class ForwardBatch:
     """What the attention backend's `plan` prepared."""
     picks: Tensor | None = None
     """(tokens,) int64: those that are read behind the last layer's attention; None: all, or they are picked."""
-    rope: tuple[Tensor, Tensor] | None = None
-    """cos and sin of `positions`, computed once a step."""
+    rope: dict[object, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """cos and sin of `positions` by the table they are from, each computed once a step."""
 
     def pick(self, *states: Tensor) -> tuple[Tensor, ...]:
         """(tokens, ...) each -> (tokens that are read, ...). A model may call it once, behind its last attention."""
