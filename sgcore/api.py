@@ -193,6 +193,11 @@ class Platform(ABC):
     default_attention: ClassVar[str]
     memory_share: ClassVar[float] = 0.85
     """Share of the memory for weights and cache, unless `--mem-fraction-static` says otherwise."""
+    cache_bytes: ClassVar[int | None] = None
+    """Memory for keys and values, or for one request of the longest context if that takes more; None: all of the share.
+
+    It doesn't hold where `--max-total-tokens` or `--mem-fraction-static` says how much.
+    """
     run_ahead: ClassVar[int] = 0
     """Steps launched before the result of the one before them is read, unless `--run-ahead` says otherwise."""
     can_capture: ClassVar[bool] = False

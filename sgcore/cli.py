@@ -29,6 +29,8 @@ COMMANDS = {
     "doctor": ("sgcore.cli_doctor", "Show what is installed, what is disabled and why, and what a model would run on."),
 }
 """Command -> the module that has it, and its help line."""
+USAGES = {"serve": "MODEL [OPTIONS]", "chat": "[OPTIONS]", "doctor": "[MODEL]"}
+"""Command -> what follows its name, for those without commands of their own."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 FORWARDED = "bench"
@@ -103,7 +105,8 @@ def _app(words: Sequence[str]) -> App:
     )
     for name, (module, line) in COMMANDS.items():
         if [name] == words[:1]:
-            app.command(import_module(module).command(words), name=name)
+            usage = {"usage": f"Usage: sgcore {name} {USAGES[name]}"} if name in USAGES else {}
+            app.command(import_module(module).command(words), name=name, **usage)
         else:
             app.command(_unasked, name=name, help=line)
     return app

@@ -48,7 +48,10 @@ def command(words: Sequence[str]) -> Callable[..., int]:
     load_hooks(_disabled(words)).all("sgcore_add_options", parser=parser)
 
     def serve(*values: Any, **named: Any) -> int:
-        """Serve a model over HTTP."""
+        """Serve MODEL over HTTP: a Hugging Face folder, a weights file, or a hub id.
+
+        Example: `sgcore serve path/to/checkpoint --port 30000 --served-model-name mine`
+        """
         bound = signature.bind(*values, **named)
         return _serve(bound.arguments, parser)
 

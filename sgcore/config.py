@@ -46,7 +46,9 @@ class RuntimeOptions(Options):
     attention_backend: str | None = Field(None, description="Attention backend by name; the platform's default.")
     grammar_backend: str | None = Field(None, description="Backend of structured output; an installed one by default.")
     mem_fraction_static: float | None = Field(None, gt=0, le=1, description="Share of memory for weights and KV.")
-    max_total_tokens: int | None = Field(None, gt=0, description="KV pool in tokens; derived from memory by default.")
+    max_total_tokens: int | None = Field(
+        None, gt=0, description="KV pool in tokens; by default what the platform has for it."
+    )
     kv_cache_dtype: str = Field(
         "auto",
         description="auto: keys and values in the model's type; if the backend reads them, fp8: 8-bit floats, int8: "

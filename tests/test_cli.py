@@ -71,6 +71,7 @@ def test_help_names_every_command():
 
 def test_serve_help_has_every_option_and_alias():
     text = run("serve", "--help", COLUMNS="200").stdout
+    assert text.startswith("Usage: sgcore serve MODEL [OPTIONS]") and "Example: sgcore serve path/" in text
     flags = [f"--{name.replace('_', '-')}" for name in FLAT_NAMES if name not in cli_serve.HIDDEN]
     aliases = [alias for names in cli_serve.ALIASES.values() for alias in names]
     assert [flag for flag in flags + aliases if flag not in text] == []
@@ -214,7 +215,15 @@ def test_plugins_list_prints_json_and_imports_no_driver(capsys):
 def test_doctor_says_what_is_there(capsys):
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
+    assert text.startswith("Models can be served on ")
     assert "Installed" in text and "Disabled" in text and "Devices present" in text
+
+
+def test_doctors_verdict_comes_first(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    assert cli.main(["doctor", str(tmp_path)]) == 1
+    first, hint, *_ = capsys.readouterr().out.split("\n")
+    assert first.startswith(f"{tmp_path} can't be served: no installed plugin reads") and hint.startswith("hint: ")
 
 
 class OneAnswer(BaseHTTPRequestHandler):

@@ -109,7 +109,7 @@ class ModelRunner(Runner):
         share = float(self.plan.options.get("mem_fraction_static") or self.platform.memory_share)
         free = self.platform.memory().free
         room = int(min(total * share - self._weight_bytes(), free * share)) - activations
-        tokens = self._pool_tokens(max(room, 0) // page_bytes * self.page_tokens)
+        tokens = self._pool_tokens(max(room, 0) // page_bytes * self.page_tokens, page_bytes // self.page_tokens)
         self._pages = tokens // self.page_tokens + 1
         self.pool = KVPool(spec, self._pages, self.page_tokens, self.cache_dtype, self.device)
         attention = self.backend_type(self.pool, self.kernels)
@@ -159,10 +159,12 @@ class ModelRunner(Runner):
         tokens = int(options["chunked_prefill_size"]) + rows
         return tokens * width * self.dtype.itemsize + 2 * rows * self.vocab_size * 4
 
-    def _pool_tokens(self, room: int) -> int:
-        """Asked for, or all there is room for, but no more than every row at the longest context could use."""
+    def _pool_tokens(self, room: int, token_bytes: int) -> int:
+        """Asked for, or all there is room for, but no more than the platform wants or all rows could use."""
         asked, fewest = self.plan.options.get("max_total_tokens"), 2 * self.page_tokens
         useful = max(fewest, int(self.plan.options["max_running_requests"]) * self.plan.context_tokens)
+        if self.platform.cache_bytes is not None and not self.plan.options.get("mem_fraction_static"):
+            useful = min(useful, max(fewest, self.plan.context_tokens, self.platform.cache_bytes // token_bytes))
         if asked is not None and int(asked) < fewest:
             raise LaunchError(f"--max-total-tokens {asked} is less than two pages", f"at least {fewest}")
         tokens = int(asked or min(room, useful)) // self.page_tokens * self.page_tokens

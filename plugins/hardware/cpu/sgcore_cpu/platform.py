@@ -35,6 +35,7 @@ class CpuPlatform(Platform):
     dtypes = ("float32", "float64", "bfloat16") if multiplies_bfloat16() else ("float32", "float64")
     default_attention = "cpu_native"
     memory_share = 0.4
+    cache_bytes = 4 << 30  # the machine is its user's too; vLLM takes as much on a CPU
     graph_rows = 32
 
     def __init__(self) -> None:
