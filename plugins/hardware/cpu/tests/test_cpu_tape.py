@@ -61,9 +61,10 @@ def test_views_of_what_comes_in_stay_views() -> None:
     "work",
     [
         "x.sum().item()", "float(x[0])", "bool(x.any())", "range(3)[places[0]]", "torch.equal(x, x)", "x.tolist()",
-        "x.numpy()", "torch.tensor([x[0], x[1]])", "x.narrow(0, places[0], 1)", "x.nonzero()", "x.nonzero(as_tuple=True)",
-        "torch.where(x > 0)", "x[x > 0]", "x.masked_select(x > 0)", "x.unique()", "x.repeat_interleave(places)",
-        "torch.combinations(x)", "torch.bincount(places)", "torch.tensor_split(x, places)",
+        "x.numpy()", "torch.tensor([x[0], x[1]])", "x.narrow(0, places[0], 1)", "x.nonzero()",
+        "x.nonzero(as_tuple=True)", "torch.where(x > 0)", "x[x > 0]", "x.masked_select(x > 0)", "x.unique()",
+        "x.repeat_interleave(places)", "torch.combinations(x)", "torch.bincount(places)",
+        "torch.tensor_split(x, places)",
     ],
 )  # fmt: skip
 def test_what_depends_on_values_is_refused(work: str, is_inference: bool) -> None:
