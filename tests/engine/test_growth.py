@@ -19,7 +19,7 @@ def tokenizer() -> Tokenizer:
 
 def grown(tokenizer: Tokenizer, text: str, **sampling: object) -> Generation:
     generation = Generation("r", 0, tokenizer.encode("x"))
-    growth = Growth(generation, SamplingParams(**sampling), tokenizer)  # type: ignore[arg-type]
+    growth = Growth(0, generation, SamplingParams(**sampling), tokenizer)  # type: ignore[arg-type]
     for token in tokenizer.encode(text):
         if growth.take(Output("r", [token])):
             break
