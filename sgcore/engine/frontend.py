@@ -346,7 +346,7 @@ class Frontend:
     def _samples(self, prompts: Sequence[Prompt]) -> list[tuple[Growth, Request]]:
         """The samples that are asked for, ready to be queued; nobody else knows of them."""
         samples = []
-        body = prompts[0].rid or uuid.uuid4().hex
+        body = uuid.uuid4().hex
         for place, prompt in enumerate(prompts):
             ids = self._input_ids(prompt)
             self._check_volume(prompt, len(ids))

@@ -21,6 +21,7 @@ from sgcore.scheduler.pins import Pins
 from sgcore.scheduler.policy import POLICIES
 from sgcore.scheduler.prefixes import Prefixes
 from sgcore.scheduler.sequence import Sequence
+from sgcore.scheduler.shares import MAX_GIVEN_UP, Shares
 from sgcore.scheduler.step import ChunkPlan, RowStart, StepPlan, StepResult
 
 FIRST_GROWTH_RATIO = 0.7
@@ -74,6 +75,7 @@ class Scheduler:
         self.pages, self.tree = self.prefixes.pages, self.prefixes.tree
         self.pins = Pins(self.tree, self.pages.total)
         self.waiting = POLICIES[limits.policy](lambda sequence: self.prefixes.match(sequence).tokens)
+        self.shares = Shares()
         self.sequences: dict[str, Sequence] = {}
         self.decoding: dict[int, Sequence] = {}
         self.prefilling: dict[int, Sequence] = {}
@@ -209,6 +211,7 @@ class Scheduler:
         self.prefixes.release(sequence)
         self.decoding.pop(sequence.row, None)
         self.prefilling.pop(sequence.row, None)
+        self.shares.give_row(sequence)
         self._free_rows.append(sequence.row)
         self._left.append(sequence.row)
         sequence.row = -1
@@ -234,6 +237,7 @@ class Scheduler:
     def _fill_step(self) -> StepPlan | None:
         self._step = step = StepPlan(self._steps, pages=self.prefixes.take_moved())
         may_run = self._isolation.may_run
+        self._give_way()
         self._grow_rows()
         self._rejoin_rows()
         step.decode = [row for row, sequence in self.decoding.items() if sequence.can_decode and may_run(sequence)]
@@ -316,15 +320,42 @@ class Scheduler:
             self._retract_newest()
         return False
 
-    def _retract_newest(self) -> None:
-        """The newest row goes back to the head of the queue; one that is alone and still too large ends."""
+    def _give_way(self) -> None:
+        """Where requests wait for room, bodies with two rows more than theirs give up their newest rows.
+
+        A row for each of them; where pages are short, one, since nobody knows how many it takes.
+        """
+        is_short = self._is_full or not self._free_rows
+        if not (is_short and self.waiting and self.shares.largest(2)) or self._isolation.is_active:
+            return
+        turns = self.shares.in_turn(self.waiting.oldest())
+        for rows, _ in turns[: 1 if self._is_full else MAX_GIVEN_UP]:
+            victim = self._newest_of_largest(rows + 2)
+            if victim is None:
+                return
+            self._retract(victim)
+
+    def _newest_of_largest(self, least: int) -> Sequence | None:
+        """The newest row of the body with the most rows, if it has `least` rows."""
+        body = self.shares.largest(least)
         rows = [*self.decoding.values(), *self.prefilling.values()]
-        victim = max(rows, key=lambda s: s.admitted)
+        return max((s for s in rows if s.body == body), key=lambda s: s.admitted, default=None)
+
+    def _retract_newest(self) -> None:
+        """The newest row, or that of a larger body, goes back to the queue; one that is alone and too large ends."""
+        rows = [*self.decoding.values(), *self.prefilling.values()]
+        newest = max(rows, key=lambda s: s.admitted)
         if len(rows) == 1 and self.pins.clear():
             return
         if len(rows) == 1:
-            self._end(victim, Output(victim.rid, [], "length", message="the KV cache is full"))
+            self._end(newest, Output(newest.rid, [], "length", message="the KV cache is full"))
             return
+        self._retract(self._newest_of_largest(self.shares.rows(newest) + 2) or newest)
+        self._growth_ratio = min(1.0, self._growth_ratio + GROWTH_RATIO_STEP)
+        self._is_full = True
+
+    def _retract(self, victim: Sequence) -> None:
+        """A row goes back to the head of the queue with all of its tokens."""
         self._step.pages = [entry for entry in self._step.pages if entry[0] != victim.row]
         self._step.joined = [start for start in self._step.joined if start.row != victim.row]
         self._release(victim)
@@ -332,8 +363,6 @@ class Scheduler:
         self.stats.retractions_total += 1
         self.waiting.append_front(victim)
         self._queued_tokens += len(victim.tokens)
-        self._growth_ratio = min(1.0, self._growth_ratio + GROWTH_RATIO_STEP)
-        self._is_full = True
 
     def _add_chunk(self, sequence: Sequence, budget: int) -> int:
         """Tokens of a prefilling row for this step."""
@@ -344,12 +373,17 @@ class Scheduler:
         return max(count, 0)
 
     def _admit(self, budget: int) -> None:
+        """Start requests; a row is kept for each of a smaller body that waits for a prefix to be computed."""
         growth = self._expected_growth()
-        for sequence in self.waiting.candidates():
+        kept: list[tuple[int, str]] = []
+        for rows, sequence in self.shares.in_turn(self.waiting.candidates()):
             match = self.prefixes.match(sequence)
             prefix = self.prefixes.next_of(sequence, match)
             if self.prefixes.is_in_flight(prefix):
+                kept.append((rows, sequence.body))
                 continue
+            if len(self._free_rows) <= sum(fewer < rows and body != sequence.body for fewer, body in kept):
+                return
             is_alone = not (self.decoding or self.prefilling)
             while not self._start(sequence, match, growth):
                 if not (is_alone and self.pins.clear()):
@@ -405,6 +439,7 @@ class Scheduler:
         self._admissions += 1
         sequence.admitted = self._admissions
         self.prefilling[sequence.row] = sequence
+        self.shares.take_row(sequence)
         self.waiting.remove(sequence)
         self._queued_tokens -= len(tokens)
         self._step.joined.append(self._row_start(sequence))

@@ -52,6 +52,11 @@ class Sequence:
         return self.request.rid
 
     @property
+    def body(self) -> str:
+        """Requests of the same body get one share of the rows together."""
+        return self.request.body or self.request.rid
+
+    @property
     def can_decode(self) -> bool:
         """Whether a token is left to ask for, behind those that are on their way."""
         return len(self.tokens) + self.pending < self.limit
