@@ -8,7 +8,7 @@ from typing import Any
 from sgcore.config import Choices
 from sgcore.engine.client import start_core_thread
 from sgcore.engine.frontend import Generation, Prompt
-from sgcore.engine.limits import logprob_fields
+from sgcore.engine.limits import ids_of_each, logprob_fields, with_logprob_ids
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.run_pieces import arun_pieces, last, make_program, run_pieces
 from sgcore.engine.sampling import sampling_from
@@ -44,6 +44,7 @@ class Engine:
         timeout: float | None = None,
         pieces: list[Any] | None = None,
         group: Mapping[str, Any] | None = None,
+        token_ids_logprob: list[int] | list[list[int]] | None = None,
     ) -> Any:
         """One reply `{text, output_ids, meta_info}` for one prompt, a list for a list (or `n` > 1).
 
@@ -54,9 +55,8 @@ class Engine:
         if pieces is not None:
             program = make_program(self.frontend, pieces, prompt, input_ids, group, rid, timeout)
             return run_pieces(self.frontend, program, stream)
-        prompts, is_single = self._prompts(
-            prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout
-        )
+        logprobs = (return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob)
+        prompts, is_single = self._prompts(prompt, sampling_params, input_ids, logprobs, rid, timeout)
         show = _Shower(self.tokenizer, return_logprob, top_logprobs_num)
         if stream:
             return (show(generation) for _, generation in self.frontend.stream(*prompts))
@@ -81,15 +81,15 @@ class Engine:
         timeout: float | None = None,
         pieces: list[Any] | None = None,
         group: Mapping[str, Any] | None = None,
+        token_ids_logprob: list[int] | list[list[int]] | None = None,
     ) -> Any:
         """As `generate` for one prompt; with `stream` an asynchronous iterator."""
         if pieces is not None:
             program = make_program(self.frontend, pieces, prompt, input_ids, group, rid, timeout)
             events = arun_pieces(self.frontend, program)
             return events if stream else await last(events)
-        prompts, _ = self._prompts(
-            prompt, sampling_params, input_ids, return_logprob, logprob_start_len, top_logprobs_num, rid, timeout
-        )
+        logprobs = (return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob)
+        prompts, _ = self._prompts(prompt, sampling_params, input_ids, logprobs, rid, timeout)
         if len(prompts) != 1:
             raise RequestError("async_generate takes one prompt; gather several calls")
         show = _Shower(self.tokenizer, return_logprob, top_logprobs_num)
@@ -112,9 +112,7 @@ class Engine:
         prompt: str | list[str] | None,
         sampling_params: SamplingInput | list[SamplingInput],
         input_ids: list[int] | list[list[int]] | None,
-        return_logprob: bool,
-        logprob_start_len: int,
-        top_logprobs_num: int,
+        logprobs: tuple[bool, int, int, Any],
         rid: str | None,
         timeout: float | None,
     ) -> tuple[list[Prompt], bool]:
@@ -127,15 +125,16 @@ class Engine:
         wanted = list(sampling_params) if isinstance(sampling_params, list) else [sampling_params] * len(given)
         if len(wanted) != len(given):
             raise RequestError(f"{len(given)} prompts but {len(wanted)} sampling_params", param="sampling_params")
-        logprobs = logprob_fields(return_logprob, logprob_start_len, top_logprobs_num)
+        is_wanted, start, top, token_ids = logprobs
+        asked = ids_of_each(token_ids, len(given))
         return [
             Prompt(
-                sampling_from(params, self.frontend.defaults),
+                with_logprob_ids(sampling_from(params, self.frontend.defaults), asked[place], is_wanted),
                 text=one if isinstance(one, str) else None,
                 input_ids=None if isinstance(one, str) else list(one),
                 rid=rid if rid is None or is_single else f"{rid}-{place}",
                 timeout_s=timeout,
-                **logprobs,
+                **logprob_fields(is_wanted, start, top),
             )
             for place, (one, params) in enumerate(zip(given, wanted, strict=True))
         ], is_single

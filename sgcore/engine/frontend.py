@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -353,10 +353,10 @@ class Frontend:
             if prompt.sampling.constraint is not None:
                 self._prepare_constraint(prompt.sampling)
             rid = prompt.rid or uuid.uuid4().hex
-            asked = replace(prompt, sampling=self._with_tokens(prompt.sampling))
+            sampling = self._with_tokens(prompt.sampling)
             for index in range(prompt.sampling.n):
                 name = rid if prompt.sampling.n == 1 else f"{rid}-{index}"
-                request = self._request(asked, name, ids, index, body)
+                request = self._request(prompt, sampling, name, ids, index, body)
                 generation = Generation(name, index, ids, created=time.monotonic())
                 samples.append((Growth(place, generation, request.sampling, self.tokenizer), request))
         return samples
@@ -406,6 +406,9 @@ class Frontend:
         if prompt.top_logprobs > self.vocab_size:
             message = f"top_logprobs_num must be at most the vocabulary's {self.vocab_size}, got {prompt.top_logprobs}"
             raise RequestError(message, param="top_logprobs_num")
+        if max(prompt.sampling.logprob_token_ids, default=0) >= self.vocab_size:
+            message = f"token_ids_logprob must hold token ids below {self.vocab_size}"
+            raise RequestError(message, param="token_ids_logprob")
         most, samples = int(self.plan.options["max_queued_tokens"]), prompt.sampling.n
         if samples > 1 and samples * tokens > most:
             message = f"{samples} samples of {tokens} prompt tokens are more than {most} (--max-queued-tokens)"
@@ -455,8 +458,9 @@ class Frontend:
         found = [tuple(self.tokenizer.encode_more(text)) for text in (plain, f" {plain}")]
         return [tokens for tokens in found if tokens and max(tokens) < self.vocab_size]
 
-    def _request(self, prompt: Prompt, rid: str, ids: list[int], index: int, body: str) -> Request:
-        sampling = prompt.sampling
+    def _request(
+        self, prompt: Prompt, sampling: SamplingParams, rid: str, ids: list[int], index: int, body: str
+    ) -> Request:
         if (sampling.stop or sampling.stop_regex) and self.tokenizer is None:
             name = "stop" if sampling.stop else "stop_regex"
             raise RequestError(f"{name} needs a tokenizer: use stop_token_ids", param=name)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
+import msgspec
+
+from sgcore.engine.messages import SamplingParams
 from sgcore.engine.sampling import INT32_MAX
 from sgcore.errors import RequestError
 
 MAX_TOP_LOGPROBS = 256
+MAX_LOGPROB_IDS = 256
 MAX_RID_CHARS = 256
 """Characters of an id that a client gives. Those of a request's parts are a little longer."""
 MAX_NAMESPACE_CHARS = 1024
@@ -54,6 +58,29 @@ def logprob_fields(is_wanted: bool, start: Any, top: Any) -> dict[str, Any]:
     check_number("logprob_start_len", start, -1)
     check_number("top_logprobs_num", top, 0, MAX_TOP_LOGPROBS)
     return {"logprob_start": start, "top_logprobs": top}
+
+
+def ids_of_each(value: Any, count: int) -> list[Any]:
+    """`token_ids_logprob` of each of `count` prompts: one list of ids stands for all."""
+    if not isinstance(value, list) or not any(isinstance(entry, list) for entry in value):
+        return [value] * count
+    if len(value) != count:
+        raise RequestError(f"token_ids_logprob has {len(value)} entries for {count} prompts", param="token_ids_logprob")
+    return value
+
+
+def with_logprob_ids(sampling: SamplingParams, ids: Any, is_wanted: bool) -> SamplingParams:
+    """Parameters that ask for the log-probabilities of these tokens (`token_ids_logprob`) beside the others."""
+    if not ids:
+        return sampling
+    if not is_wanted:
+        raise RequestError("token_ids_logprob needs return_logprob", param="token_ids_logprob")
+    if not isinstance(ids, list | tuple) or len(ids) > MAX_LOGPROB_IDS:
+        allowed = f"a list of at most {MAX_LOGPROB_IDS} token ids"
+        raise RequestError(f"token_ids_logprob must be {allowed}, got {reprlib.repr(ids)}", param="token_ids_logprob")
+    for token in ids:
+        check_number("token_ids_logprob", token, 0)
+    return msgspec.structs.replace(sampling, logprob_token_ids=tuple(ids))
 
 
 def check_timeout(value: Any) -> None:

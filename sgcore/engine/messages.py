@@ -52,6 +52,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ebnf: str | None = None
     structural_tag: str | None = None
     choice: tuple[str, ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
+    """Tokens whose log-probabilities are given at each position, where log-probabilities are."""
     constraint_after: str | tuple[int, ...] = ()
     """The output is free until these tokens were generated, where a thinking part ends."""
 
@@ -127,6 +129,8 @@ class TokenLogprobs(msgspec.Struct, array_like=True):
     token: int
     logprob: float | None
     top: list[tuple[float, int]] = []
+    asked: list[tuple[float, int]] = []
+    """Those of `logprob_token_ids`."""
 
 
 class Output(msgspec.Struct, array_like=True):

@@ -71,6 +71,9 @@ def _logprob_lists(generation: Generation, tokenizer: Any, want_top: bool) -> di
     if want_top:
         lists["input_top_logprobs"] = _top_rows(generation.prompt_logprobs, tokenizer)
         lists["output_top_logprobs"] = _top_rows(generation.logprobs, tokenizer)
+    if any(entry.asked for entry in (*generation.prompt_logprobs, *generation.logprobs)):
+        lists["input_token_ids_logprobs"] = _asked_rows(generation.prompt_logprobs, tokenizer)
+        lists["output_token_ids_logprobs"] = _asked_rows(generation.logprobs, tokenizer)
     return lists
 
 
@@ -84,3 +87,7 @@ def _rows(entries: Sequence[TokenLogprobs], tokenizer: Any) -> list[LogprobRow]:
 
 def _top_rows(entries: Sequence[TokenLogprobs], tokenizer: Any) -> list[list[LogprobRow] | None]:
     return [[_row(logprob, token, tokenizer) for logprob, token in entry.top] or None for entry in entries]
+
+
+def _asked_rows(entries: Sequence[TokenLogprobs], tokenizer: Any) -> list[list[LogprobRow] | None]:
+    return [[_row(logprob, token, tokenizer) for logprob, token in entry.asked] or None for entry in entries]

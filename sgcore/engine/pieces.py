@@ -24,6 +24,7 @@ class GenPiece(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_
     return_logprob: bool = False
     logprob_start_len: int = -1
     top_logprobs_num: int = 0
+    token_ids_logprob: list[int] = []
     return_text_in_logprobs: bool = False
 
 

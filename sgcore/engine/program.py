@@ -15,7 +15,7 @@ from typing import Any
 
 from sgcore.choices import METHODS, UNCONDITIONAL
 from sgcore.engine.frontend import Changes, Frontend, Generation, Prompt
-from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields
+from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields, with_logprob_ids
 from sgcore.engine.messages import SamplingParams
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.pieces import MAX_SCORED_TOKENS, GenPiece, Group, Piece, SelectPiece
@@ -83,7 +83,9 @@ class Program:
         if gen is None:
             return self.shared
         fields = logprob_fields(gen.return_logprob, gen.logprob_start_len, gen.top_logprobs_num)
-        return replace(self.shared, sampling=sampling_from(gen.sampling_params, defaults), **fields)
+        sampling = sampling_from(gen.sampling_params, defaults)
+        sampling = with_logprob_ids(sampling, gen.token_ids_logprob, gen.return_logprob)
+        return replace(self.shared, sampling=sampling, **fields)
 
     def advance(self) -> list[Prompt] | None:
         """The next prompts, once all generations of the last ones were taken; None at the end."""

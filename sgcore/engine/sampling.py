@@ -18,6 +18,8 @@ MAX_STOPS = 32
 MAX_STOP_CHARS = 1024
 MAX_STOP_REGEX_CHARS = 256
 MAX_ALLOWED_TOKENS = 16384
+MAX_BIASES = 1024
+"""They go to the device with each step, whose arrays have a largest size together."""
 MAX_BAD_WORDS, MAX_BAD_WORD_CHARS = 256, 256
 MAX_SAMPLES = 1024
 INT32_MAX = 2**31 - 1
@@ -196,8 +198,8 @@ def _bad_words(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _logit_bias(name: str, value: Any) -> dict[int, float]:
-    allowed = "an object of token ids and numbers from -100 to 100"
-    if not isinstance(value, Mapping):
+    allowed = f"an object of at most {MAX_BIASES:,} token ids and numbers from -100 to 100"
+    if not isinstance(value, Mapping) or len(value) > MAX_BIASES:
         raise _refuse(name, allowed, value)
     number = _number(-100, 100, allowed)
     return {_bias_token(name, allowed, token): number(name, bias) for token, bias in value.items()}

@@ -62,7 +62,7 @@ class ModelRunner(Runner):
         self.run_ahead = platform.run_ahead if ahead is None else int(ahead)
         self._pages = 0
         self._is_settled = False
-        self._prompt_wants: dict[int, tuple[int, int]] = {}
+        self._prompt_wants: dict[int, tuple[int, int, tuple[int, ...]]] = {}
 
     @property
     def pages(self) -> int:
@@ -209,7 +209,8 @@ class ModelRunner(Runner):
             self.sampler.join(start)
             self._prompt_wants.pop(start.row, None)
             if start.logprob_start >= 0 and start.top_logprobs >= 0:
-                self._prompt_wants[start.row] = (start.logprob_start, start.top_logprobs)
+                ids = start.sampling.logprob_token_ids
+                self._prompt_wants[start.row] = (start.logprob_start, start.top_logprobs, ids)
 
     @torch.inference_mode()
     def warm_up(self) -> bool:

@@ -73,6 +73,15 @@ class Edit:
 
 
 @dataclass(slots=True)
+class AskedIds:
+    """Tokens whose log-probabilities rows ask for by id."""
+
+    rows: Sequence[Sequence[int]]
+    ids: Tensor
+    """(rows, ids) int64, padded; one row stands for all."""
+
+
+@dataclass(slots=True)
 class SamplingPlan:
     """What the sampling rows of one step need, with its arrays on the way to the device."""
 
@@ -82,6 +91,7 @@ class SamplingPlan:
     logprob_places: Tensor | None
     logprob_top: dict[int, int]
     """Place -> how many alternatives; for the rows that want logprobs."""
+    logprob_ids: AskedIds | None
     masked: Tensor | None = None
     """(masked,) int64: places of the rows whose tokens a mask restricts."""
 
@@ -131,7 +141,8 @@ class Sampler:
         for state in states:
             state.known += 1
         masked_places = inputs.put(np.array(masked, np.int64)) if masked else None
-        return SamplingPlan(states, draws, edits, places, top, masked_places)
+        asked = asked_ids([states[place].sampling.logprob_token_ids for place in top], inputs)
+        return SamplingPlan(states, draws, edits, places, top, asked, masked_places)
 
     def _draws(self, drawn: list[int], states: list[RowSampling], inputs: StepInputs, capacity: int | None) -> Draws:
         # A place that is repeated draws the same again.
@@ -194,7 +205,7 @@ class Sampler:
         if plan.logprob_places is None:
             return None
         places, top = plan.logprob_places, list(plan.logprob_top.values())
-        return token_logprobs(self.kernels, logits[places], chosen[places].clamp(min=0), top)
+        return token_logprobs(self.kernels, logits[places], chosen[places].clamp(min=0), top, plan.logprob_ids)
 
 
 def _edit(place: int, state: RowSampling, inputs: StepInputs) -> Edit:
@@ -211,9 +222,27 @@ def _edit(place: int, state: RowSampling, inputs: StepInputs) -> Edit:
     return Edit(place, state, strengths, biases, forbidden)
 
 
-def token_logprobs(kernels: Kernels, logits: Tensor, tokens: Tensor, top: list[int]) -> Logprobs:
-    """Of each row's token; row i also gets its `top[i]` most probable tokens."""
-    return Logprobs(tokens, *kernels.logprobs(logits, tokens, max(top, default=0)), top)
+def asked_ids(rows: Sequence[Sequence[int]], inputs: StepInputs) -> AskedIds | None:
+    """The tokens that rows ask for by id; None if none does."""
+    most = max(map(len, rows), default=0)
+    if not most:
+        return None
+    padded = np.zeros((len(rows), most), np.int64)
+    for place, ids in enumerate(rows):
+        padded[place, : len(ids)] = ids
+    return AskedIds(rows, inputs.put(padded))
+
+
+def token_logprobs(
+    kernels: Kernels, logits: Tensor, tokens: Tensor, top: list[int], asked: AskedIds | None = None
+) -> Logprobs:
+    """Of each row's token; row i also gets its `top[i]` most probable tokens, and those that it asked for by id."""
+    found = Logprobs(tokens, *kernels.logprobs(logits, tokens, max(top, default=0)), top)
+    if asked is not None:
+        values = logits.gather(-1, asked.ids.expand(len(logits), -1)).float()
+        found.asked_values = values - logits.float().logsumexp(-1, keepdim=True)
+        found.asked = asked.rows
+    return found
 
 
 def counter_uniform(seed: int, position: int) -> float:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgcore.engine.frontend import Generation, Prompt
-from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields
+from sgcore.engine.limits import MAX_RID_CHARS, check_name, ids_of_each, logprob_fields, with_logprob_ids
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.pieces import Group, Piece
 from sgcore.engine.sampling import INT32_MAX, sampling_from
@@ -36,6 +36,8 @@ class GenerateRequest(Unsupported, kw_only=True, forbid_unknown_fields=True):
     return_logprob: bool | list[bool] | None = None
     logprob_start_len: int | list[int] | None = None
     top_logprobs_num: int | list[int] | None = None
+    token_ids_logprob: list[int | list[int] | None] | None = None
+    """Tokens whose log-probabilities are given at each position: for all prompts, or a list for each."""
     return_text_in_logprobs: bool = False
     stream: bool = False
     timeout: float | None = None
@@ -131,6 +133,7 @@ def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
     sampling = _spread(body.sampling_params, count, {}, "sampling_params")
     wanted = _spread(body.return_logprob, count, False, "return_logprob")
     starts = _spread(body.logprob_start_len, count, -1, "logprob_start_len")
+    asked = ids_of_each(body.token_ids_logprob, count)
     tops = _spread(body.top_logprobs_num, count, 0, "top_logprobs_num")
     rids = request_ids(body.rid, count)
     prompts = []
@@ -138,7 +141,7 @@ def prompts_of(service: Service, body: GenerateRequest) -> list[Prompt]:
         prompt = Prompt(
             text=text,
             input_ids=ids,
-            sampling=sampling_from(sampling[i], service.defaults),
+            sampling=with_logprob_ids(sampling_from(sampling[i], service.defaults), asked[i], wanted[i]),
             rid=rids[i],
             timeout_s=body.timeout,
             namespace=body.cache_salt or body.extra_key or "",

@@ -27,7 +27,7 @@ from sgcore.server.service import BYTES_A_CHAR, Service
 from sgcore.server.sse import EventStream, event, or_disconnect
 from sgcore.server.wire import ENCODER, json_response, read
 
-NOT_OF_PROGRAMS = ("sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num")
+NOT_OF_PROGRAMS = ("sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num", "token_ids_logprob")
 """Fields of a request that each generation of a program has of its own."""
 
 

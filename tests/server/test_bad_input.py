@@ -146,6 +146,7 @@ SAMPLING: list[tuple[str, Any]] = [
     ("logit_bias", {"٣": 1}),
     ("logit_bias", {"9" * 5000: 1}),
     ("logit_bias", []),
+    ("logit_bias", dict.fromkeys(range(1025), 1)),
     ("sampling_seed", 2**63),
     ("ignore_eos", 1),
     ("skip_special_tokens", "no"),
