@@ -470,6 +470,9 @@ class Frontend:
         seed = sampling.sampling_seed
         seed = self._random.getrandbits(63) if seed is None else seed + index
         ends = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else self.eos_ids)
+        if sampling.min_new_tokens and sampling.allowed_token_ids and ends.issuperset(sampling.allowed_token_ids):
+            message = "allowed_token_ids has end tokens alone, which min_new_tokens forbids"
+            raise RequestError(message, param="allowed_token_ids")
         sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1)
         deadline = None if prompt.timeout_s is None else time.monotonic() + prompt.timeout_s
         return Request(

@@ -143,7 +143,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation, OpenAI's way."""
     service: Service = request.app.state.service
     body = await read(request, DECODER, service.options.max_body_bytes)
-    request.state.field_names = field_names(body, "messages")
+    request.state.field_names = field_names(body, "messages", "top_logprobs")
     if body.max_completion_tokens is not None:
         request.state.field_names |= {"max_new_tokens": "max_completion_tokens"}
     service.check_model(body.model)

@@ -78,7 +78,7 @@ def _prompts(service: Service, body: CompletionRequest) -> list[Prompt]:
     top = -1 if body.logprobs is None else check_top_logprobs(body.logprobs, "logprobs")
     of_prompt = asked_prompt_logprobs(body)
     start = 0 if of_prompt >= 0 or (body.echo and top >= 0) else -1
-    service.check_count(sampling.n * len(inputs), "n")
+    service.check_count(sampling.n * len(inputs), "best_of" if body.best_of else "n")
     rids = request_ids(body.rid or body.request_id, len(inputs), "cmpl-")
     return [
         Prompt(
@@ -236,7 +236,7 @@ async def completions(request: Request) -> Response:
     """Continue a prompt, OpenAI's way."""
     service: Service = request.app.state.service
     body = await read(request, DECODER, service.options.max_body_bytes)
-    request.state.field_names = field_names(body, "prompt")
+    request.state.field_names = field_names(body, "prompt", "logprobs")
     service.check_model(body.model)
     prompts = await service.off_loop(request.state.body_bytes // BYTES_A_CHAR, _prompts, service, body)
     replies = Replies(service, body, prompts)

@@ -47,9 +47,14 @@ MAX_TOP_LOGPROBS = 20
 SAMPLING_FIELDS = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
 
 
-def field_names(body: Shared, prompt_field: str) -> dict[str, str]:
+def field_names(body: Shared, prompt_field: str, top_field: str) -> dict[str, str]:
     """What errors call our fields: the route's names, and of several names of one thing the one that was sent."""
     names = SAMPLING_FIELDS | dict.fromkeys(("text", "input_ids", "prompt"), prompt_field)
+    names["top_logprobs_num"] = top_field
+    if body.request_id is not None and body.rid is None:
+        names["rid"] = "request_id"
+    if body.extra_key and not body.cache_salt:
+        names["cache_salt"] = "extra_key"
     if body.response_format is not None:
         names |= dict.fromkeys(("json_schema", "structural_tag"), "response_format")
     sent = (name for name in SAME_NAMES if name in ALIASES and getattr(body, name) is not None)

@@ -137,6 +137,7 @@ def test_what_leaves_no_token_is_refused_and_harms_nobody(open_engine: OpenEngin
         ({"allowed_token_ids": []}, "a list of 1 to"),
         ({"allowed_token_ids": [600]}, "below 600"),
         ({"allowed_token_ids": "12"}, "a list of 1 to"),
+        ({"allowed_token_ids": [1], "min_new_tokens": 1}, "which min_new_tokens forbids"),
         ({"bad_words": ["a", ""]}, "texts of 1 to"),
         ({"bad_words": "a"}, "a list of at most"),
     ],
