@@ -97,6 +97,7 @@ class ServerOptions(Options):
         gt=0,
         description="Seconds for a request to arrive, and a second more for 16 KiB of body; else 408.",
     )
+    log_requests: Literal["on", "off"] = Field("on", description="A line for each request, without its texts.")
     cors_allow_origins: tuple[str, ...] = Field(
         (), description="Origins whose pages may call the server from a browser; `*`: any."
     )

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgcore.errors import RequestError
+from sgcore.server.activity import CLIENT_LEFT, CURRENT, Work, log_request
 from sgcore.server.errors import error_response
 from sgcore.server.service import Service
 
@@ -66,25 +67,28 @@ class Envelope:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
-        started = False
+        work = Work(request_id)
+        CURRENT.set(work)
 
         async def labelled(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                work.status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:
             await self.app(scope, receive, labelled)
         except ClientDisconnect:
-            log.debug("client of request %s has gone", request_id)
+            work.status = CLIENT_LEFT
         except Exception:
             log.exception("request %s failed", request_id)
-            if started:
+            if work.status:
                 raise
             error = RequestError(f"internal error; the log has it under request id {request_id}", status=500)
             await error_response(error)(scope, receive, labelled)
+        finally:
+            if self.service.options.log_requests == "on":
+                log_request(scope, work)
 
 
 def _request_id(given: str) -> str:

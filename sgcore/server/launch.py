@@ -176,6 +176,7 @@ class CoreServer(uvicorn.Server):
             self.should_exit = True  # a tick later, so that running requests get their answer
         elif self.service.is_stopping:
             self._drain()
+        self.service.log_load()
         return await super().on_tick(counter)
 
     def _core_died(self, reason: str) -> None:

@@ -130,10 +130,13 @@ class RequestWatch:
     seen: dict[int, tuple[int, float]] = field(default_factory=dict)
     running: int = 0
     is_counted: bool = False
+    newest: Generation | None = None
+    """The sample that changed last."""
 
     def changed(self, generation: Generation) -> None:
         """A sample has grown or ended."""
         now = time.monotonic()
+        self.newest = generation
         tokens, last = self.seen.get(generation.index, (0, self.submitted))
         new = len(generation.output_ids) - tokens
         if generation.index not in self.seen:

@@ -15,6 +15,7 @@ from sgcore.engine.messages import SamplingParams
 from sgcore.errors import RequestError
 from sgcore.parsing.formats import Format
 from sgcore.parsing.served import served_format
+from sgcore.server.activity import CURRENT, LoadLog
 from sgcore.server.metrics import Metrics
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Service:
         """How answers are taken apart; None: they are content."""
         self.has_special_marks = False
         """The format's delimiters are special tokens, which must be shown to be found."""
+        self._load_log = LoadLog()
         self._frontend: Any = None
         self._restart: str | None = None
         if frontend is not None:
@@ -131,6 +133,11 @@ class Service:
         """Sampling defaults of the model's generation_config."""
         return self.frontend.defaults
 
+    def log_load(self) -> None:
+        """A line about the load, if it is time for one."""
+        if self._frontend is not None:
+            self._load_log.tick(self._frontend.stats)
+
     def check_count(self, prompts: int, param: str) -> None:
         """Raise `RequestError` 400 for more prompts in a request than are taken."""
         most = self.options.max_request_prompts
@@ -159,8 +166,11 @@ class Service:
                             self._observe(generation)
                     yield changes
         finally:
+            work = CURRENT.get()
             for watch in watches:
                 watch.close()
+                if work is not None:
+                    work.add(watch)
 
     async def complete(self, prompts: list[Prompt]) -> list[list[Generation]]:
         """Every prompt's finished generations, by sample. Raises `RequestError` for one that failed."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sgcore.errors import RequestError
+from sgcore.server.activity import note_failure
 from sgcore.server.errors import error_body
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,9 @@ class EventStream(Response):
         except Exception as error:
             if not started:
                 raise
-            ending = event(error_body(_as_request_error(error)))
+            told = _as_request_error(error)
+            note_failure(told.status)
+            ending = event(error_body(told))
         if not started:
             await self._start(send)
         await send({"type": "http.response.body", "body": ending, "more_body": False})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ import pytest
 
 from tests.server.conftest import running
 from tests.server.fake import FakeFrontend
+from tests.server.test_openai import wait_until
 
 HEAD = b"POST /tokenize HTTP/1.1\r\nHost: a\r\ncontent-type: application/json\r\n"
 BODY = b'{"prompt": "a"}'
@@ -188,3 +191,20 @@ def test_a_malformed_request_behind_one_that_runs_ends_it_without_a_second_answe
         assert b"200 OK" in client.recv(65536)
         client.sendall(b"nonsense\r\n\r\n")
         assert b"HTTP/1.1" not in said(client)
+
+
+def test_streams_that_are_reset_leave_nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    frontend = FakeFrontend(step_s=0.001)
+    body = b'{"prompt": "a", "max_tokens": 3000, "stream": true}'
+    asked = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    with running(frontend) as url:
+        clients = [socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) for _ in range(30)]
+        for client in clients:
+            client.sendall(asked)
+        for number, client in enumerate(clients):
+            if number % 3:
+                client.recv(1 << (4 + number % 12))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        wait_until(lambda: not frontend.running)
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
