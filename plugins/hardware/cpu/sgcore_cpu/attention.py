@@ -197,14 +197,14 @@ class TorchNativeAttention(AttentionBackend):
         return out
 
 
-def prefix_of(table: PageTable, pages: PageTable) -> PageTable:
-    """A number for each row that is the same where the first `SHARED_PAGES` are; 0 where no other row has them.
+def prefix_of(table: PageTable, pages: PageTable, least: int = SHARED_PAGES) -> PageTable:
+    """A number for each row that is the same where the first `least` pages are; 0 where no other row has them.
 
     A page stands for all tokens up to its end, so rows with the same page there have all earlier ones in common.
     """
-    if table.shape[1] <= SHARED_PAGES:
+    if table.shape[1] <= least:
         return np.zeros(len(table), np.int64)
-    page = np.where(pages > SHARED_PAGES, table[:, SHARED_PAGES - 1], 0)
+    page = np.where(pages > least, table[:, least - 1], 0)
     _, place, count = np.unique(page, return_inverse=True, return_counts=True)
     return np.where(count[place] > 1, page, 0)
 

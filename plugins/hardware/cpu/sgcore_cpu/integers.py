@@ -18,6 +18,8 @@ COARSE = 2.0
 """Segments whose rate is so many times the token's are rounded to 16 bits, others to 8."""
 ERROR, COARSE_ERROR = 5e-4, 0.02
 """`Kernels.integer_error`, with 16 bits for all segments and with `COARSE`: the largest of many results."""
+SEGMENT_TOKENS = 16
+"""The native function has room for the segments of whole tiles of so many tokens."""
 LOW_HALVES = 0x0F0F0F0F
 
 
@@ -92,7 +94,8 @@ def linear(
     group = size // groups
     segment = gcd(group, LONGEST_SEGMENT)
     panel_bytes = ROWS * (size * bits // 8 + 2 * groups * scales.itemsize) if rows % ROWS else 0
-    scratch = torch.empty(tokens * (2 * size + 16 * size // segment) + panel_bytes, dtype=torch.uint8)
+    segments = -(-tokens // SEGMENT_TOKENS) * SEGMENT_TOKENS * (size // segment)
+    scratch = torch.empty(16 * segments + 2 * tokens * size + panel_bytes, dtype=torch.uint8)
     out = torch.empty(tokens, rows, dtype=x.dtype)
     library.linear_int(
         x.data_ptr(), x.stride(0), tokens, size, weight.data_ptr(), rows, bits, scales.data_ptr(),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sgcore.kernels import Kernels
+from sgcore.kernels import Block, Kernels, expand
 from sgcore_cpu import bfloats, integers
 from sgcore_cpu.library import Library, chosen_level, open_library
 
@@ -77,6 +77,24 @@ class CpuKernels(Kernels):
             torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+    def product_fp8(
+        self,
+        x: Tensor,
+        rates: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        dtype: torch.dtype,
+        bias: Tensor | None = None,
+        block: Block | None = None,
+    ) -> Tensor:
+        if self.library is None or len(weight) % PANEL:
+            return super().product_fp8(x, rates, weight, scale, dtype, bias, block)
+        # torch's product has another order of sums for one token than for several.
+        rows, columns = block or (1, weight.shape[1])
+        panels = self._panels(self.library, self.widen_fp8(weight, scale, (rows, columns)))
+        wide = x.float() * expand(rates, 1, columns, x.shape)
+        return self.linear(wide, panels, None if bias is None else bias.float()).to(dtype)
 
     def pack_int(self, values: Tensor, bits: int) -> Tensor:
         return super().pack_int(values, bits) if self.library is None else integers.pack(values, bits)

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from sgcore.errors import LaunchError
-from sgcore_cpu.native.build import LIBRARY, levels
+from sgcore_cpu.native.build import LIBRARY, fingerprint, levels
 
 LEVEL = "SGCORE_CPU_LEVEL"
 """Environment: a level of `levels`, or `off`: torch computes everything."""
@@ -87,7 +87,20 @@ def replay(calls: Any, count: int, threads: int) -> None:
 
 @cache
 def _shared() -> ctypes.CDLL | None:
-    return ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None
+    """Raises `LaunchError` for a library that was not compiled from the sources beside it: its calls may differ."""
+    if not LIBRARY.exists():
+        return None
+    shared = ctypes.CDLL(str(LIBRARY))
+    if _sources_of(shared) != fingerprint():
+        raise LaunchError("sgcore-cpu's library was compiled from other sources", "python -m sgcore_cpu.native.build")
+    return shared
+
+
+def _sources_of(shared: ctypes.CDLL) -> str | None:
+    if not hasattr(shared, "sgcore_cpu_sources"):
+        return None
+    shared.sgcore_cpu_sources.restype = ctypes.c_char_p
+    return str(shared.sgcore_cpu_sources().decode())
 
 
 def usable_levels() -> tuple[str, ...]:

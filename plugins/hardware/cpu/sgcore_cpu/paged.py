@@ -45,7 +45,7 @@ class Call:
     def __init__(self, kind: Kind, page_tokens: int, threads: int) -> None:
         heads, kv_heads, self.head_dim, window = kind
         self.shape = Shape(heads, kv_heads, page_tokens, window, threads)
-        self.row = 2 * (MOST_QUERIES + KEYS) * self.head_dim + MOST_QUERIES * (KEYS + 2)
+        self.row = (3 * MOST_QUERIES + 2 * KEYS) * self.head_dim + MOST_QUERIES * (KEYS + 2)
         self.scratch = torch.empty(threads, self.row)
         self.pointers, self.sizes = (c_void_p * 10)(), (c_int64 * 9)()
 

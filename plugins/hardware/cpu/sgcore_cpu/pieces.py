@@ -1,4 +1,8 @@
-"""Which keys a step's queries read together: the lists for the native attention, in numpy, once a step."""
+"""Which keys a step's queries read together: the lists for the native attention, in numpy, once a step.
+
+Pieces meet at multiples of `SPLIT` keys. The native function makes a result of each split, and puts these together in
+the order of keys, so that a query's result doesn't depend on the pieces.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ Array = np.ndarray[Any, Any]
 
 MOST_QUERIES = 64
 """Queries of a piece, times the query heads of a kv head."""
+SPLIT = 256
+"""Keys, as in native/attention.h. Longer ones would leave shorter prefixes unshared; each split costs a result."""
 SHORTEST_PIECE = 512
 """Keys: rows are cut into no shorter pieces to keep all threads busy."""
 UNITS = 4
@@ -40,7 +46,10 @@ class Pieces:
     """In the order and the types that the native function reads."""
 
     pieces: Array
-    """(pieces, 6) int64: row of the page table, first query, queries, first key, end of keys, first slot or -1."""
+    """(pieces, 6) int64: row of the page table, first query, queries, first key, end of keys, first slot or -1.
+
+    A piece has a slot for each query of its first split, then for each of the next one.
+    """
     tokens: Array
     """(queries,) int64: place of each query in the batch."""
     limits: Array
@@ -52,7 +61,7 @@ class Pieces:
     begins: Array
     """(merged + 1,) int64: where each of them begins in `parts`."""
     parts: Array
-    """Slots, int64."""
+    """Slots, int64, in the order of keys."""
 
 
 class _Builder:
@@ -95,19 +104,21 @@ class _Builder:
         batch, page_tokens = self.batch, self.shape.page_tokens
         lengths = batch.lengths[: batch.decode_rows]
         pages = -(-lengths // page_tokens)
-        prefix = prefix_of(batch.page_table[: batch.decode_rows], pages)
+        prefix = prefix_of(batch.page_table[: batch.decode_rows], pages, -(-SPLIT // page_tokens))
         for page in np.unique(prefix[prefix > 0]):
             rows = np.flatnonzero(prefix == page)
-            shared = common_pages(batch.page_table[rows], pages[rows]) * page_tokens
+            shared = common_pages(batch.page_table[rows], pages[rows]) * page_tokens // SPLIT * SPLIT
+            if not shared:
+                continue
             first = self.add_queries(batch.starts[rows], lengths[rows])
             for at in range(0, len(rows), self.shape.most_tokens):
                 members = rows[at : at + self.shape.most_tokens]
                 self.pieces.append((int(rows[0]), first + at, len(members), 0, shared, self.slots))
-                self._give_slots(members.tolist())
+                self._give_slots(members.tolist(), shared // SPLIT)
             self.seen[rows] = shared
 
-    def _give_slots(self, rows: list[int]) -> None:
-        for row in rows:
+    def _give_slots(self, rows: list[int], splits: int) -> None:
+        for row in rows * splits:
             self.parts.setdefault(row, []).append(self.slots)
             self.slots += 1
 
@@ -119,12 +130,14 @@ class _Builder:
         counts = -(-own // longest)
         for row in np.argsort(-own).tolist():
             begin, end, count = int(self.seen[row]), int(lengths[row]), int(counts[row])
-            size = -(-(end - begin) // count)
+            aligned = begin // SPLIT * SPLIT
+            size = -(-(end - aligned) // (count * SPLIT)) * SPLIT
             is_whole = count == 1 and row not in self.parts
-            for at in range(begin, end, size):
-                self.pieces.append((row, row, 1, at, min(at + size, end), -1 if is_whole else self.slots))
+            for at in range(aligned, end, size):
+                first, last = max(at, begin), min(at + size, end)
+                self.pieces.append((row, row, 1, first, last, -1 if is_whole else self.slots))
                 if not is_whole:
-                    self._give_slots([row])
+                    self._give_slots([row], -(-last // SPLIT) - first // SPLIT)
 
     def pieces_and_merges(self) -> Pieces:
         rows = list(self.parts)

@@ -41,6 +41,15 @@ def test_without_a_library_torch_computes(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.allclose(CpuKernels().rms_norm(x, torch.ones(32), 1e-5), x * x.square().mean(1, True).rsqrt())
 
 
+@needs_library
+def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "fingerprint", lambda: "of other sources")
+    library._shared.cache_clear()
+    with pytest.raises(LaunchError, match="other sources"):
+        library.usable_levels()
+    library._shared.cache_clear()
+
+
 def test_without_a_compiler_the_build_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,8 @@
 // Attention over pages: a few queries against a run of keys, with the softmax kept up to date (arXiv 2205.14135).
+//
+// A query's result does not depend on the queries beside it, nor on who computes which of its keys: keys are taken in steps and
+// splits that begin at multiples of KEYS and SPLIT, sums over a head's dimension and over keys have one order, and the results of
+// splits are folded in the order of keys.
 #pragma once
 
 #include "cache.h"
@@ -9,12 +13,13 @@ namespace SGCORE_LEVEL {
 constexpr int64_t MOST_QUERIES = 64;  // Queries of a piece times the query heads of a kv head.
 constexpr int64_t FEW_QUERIES = 4;    // Up to so many read keys where they are; more share a transposed copy of them.
 constexpr int64_t KEYS = 64;          // Keys of one step.
+constexpr int64_t SPLIT = 256;        // Keys of one softmax.
 constexpr int64_t PIECES_A_THREAD = 4;  // With so many each is a unit, whose kv heads lie near each other; else a kv head is.
 
-// Queries [first, first + count) see keys of the row `table_row`, of which this piece has [begin, end).
+// Queries [first, first + count) see keys of the row `table_row`, of which this piece has [begin, end), in splits.
 struct Piece {
     int64_t table_row, first, count, begin, end;
-    int64_t slot;  // Of the first query's partial result; -1: it is the whole result.
+    int64_t slot;  // Of the first query's result of the first split, before those of the others; -1: it is the whole result.
 };
 
 template <class T, class C> struct Attention {
@@ -35,29 +40,39 @@ template <class T, class C> struct Attention {
     int64_t window;  // 0: none.
 };
 
-// Lane i of the result is the sum of x[i].
-template <int STEP> SGCORE_INLINE Floats sums_from(Floats *x) {
-    for (int i = 0; i < WIDTH; i += 2 * STEP) {
-        exchange<STEP>(x[i], x[i + STEP]);
-        x[i] += x[i + STEP];
+// Results of splits that follow one another, relative to the largest log-sum-exp.
+struct Folded {
+    float peak = -__builtin_inff(), total = 0;
+
+    // Adds a split's to `sums`, zeros at first. Never inlined: wherever it is called, it rounds alike.
+    __attribute__((noinline)) void add(float *sums, const float *split, float weight, int64_t size) {
+        if (weight == -__builtin_inff()) return;
+        float now = weight > peak ? weight : peak, before = exponential(peak - now), here = exponential(weight - now);
+        total = total * before + here;
+        peak = now;
+        for (int64_t i = 0; i < size; i += WIDTH) store(sums + i, load(sums + i) * before + load(split + i) * here);
     }
-    if constexpr (STEP * 2 < WIDTH) return sums_from<STEP * 2>(x);
-    return x[0];
-}
+
+    template <class T> void write(const float *sums, T *to, int64_t size) const {
+        for (int64_t i = 0; i < size; i += WIDTH) store(to + i, load(sums + i) / (total > 0 ? total : 1.0f));
+    }
+};
 
 template <class T, class C> struct Worker {
     const Attention<T, C> &a;
     int64_t group, head_dim, key_size, stride;  // Query heads of a kv head; elements of a key, and of those of a token.
-    float *queries, *result, *keys, *values, *scores, *peaks, *totals;
+    float *queries, *result, *sums, *keys, *values, *scores, *peaks, *totals;
     const int32_t *pages;
     int64_t kv_head;
+    Folded folded[MOST_QUERIES];
 
     Worker(const Attention<T, C> &attention, int thread)
         : a(attention), group(a.heads / a.kv_heads), head_dim(a.head_dim), key_size(row_size<C>(head_dim)),
           stride(a.kv_heads * key_size) {
         queries = a.scratch + thread * a.scratch_row;
         result = queries + MOST_QUERIES * head_dim;
-        keys = result + MOST_QUERIES * head_dim;
+        sums = result + MOST_QUERIES * head_dim;
+        keys = sums + MOST_QUERIES * head_dim;
         values = keys + KEYS * head_dim;
         scores = values + KEYS * head_dim;
         peaks = scores + MOST_QUERIES * KEYS;
@@ -66,11 +81,6 @@ template <class T, class C> struct Worker {
 
     // Scores of a step in whole vectors.
     static int64_t whole(int64_t count) { return (count + WIDTH - 1) / WIDTH * WIDTH; }
-
-    Floats read(const C *from, int64_t place) const {
-        if constexpr (HAS_SCALES<C>) return load(from + place) * scale_of(from, head_dim);
-        return load(from + place);
-    }
 
     // Of the row's page `page`.
     const C *row_at(const C *pool, int64_t page, int64_t offset) const {
@@ -102,53 +112,70 @@ template <class T, class C> struct Worker {
     void run(const Piece &piece, int64_t head) {
         kv_head = head;
         pages = a.pages + piece.table_row * a.pages_row;
-        int64_t rows = piece.count * group;
-        begin(piece, rows);
-        for (int64_t key = piece.begin; key < piece.end; key += KEYS) {
-            int64_t count = piece.end - key < KEYS ? piece.end - key : KEYS;
-            if (rows <= FEW_QUERIES) {
-                score_in_place(rows, key, count);
-                weigh(piece, rows, key, count);
-                add_in_place(rows, key, count);
-            } else {
-                copy(key, count);
-                multiply<float>(rows, whole(count), {head_dim, queries, head_dim, keys, KEYS, scores, KEYS, false});
-                weigh(piece, rows, key, count);
-                multiply<float>(rows, head_dim, {count, scores, KEYS, values, head_dim, result, head_dim, true});
-            }
+        int64_t rows = piece.count * group, first = piece.begin / SPLIT;
+        load_queries(piece, rows);
+        for (int64_t split = first; split * SPLIT < piece.end; ++split) {
+            int64_t end = (split + 1) * SPLIT < piece.end ? (split + 1) * SPLIT : piece.end;
+            begin_split(rows);
+            for (int64_t key = split == first ? piece.begin / KEYS * KEYS : split * SPLIT; key < end; key += KEYS)
+                step(piece, rows, key, end - key < KEYS ? end - key : KEYS);
+            piece.slot < 0 ? fold_split(rows) : store_split(rows, piece.slot + (split - first) * piece.count);
         }
-        end(piece, rows);
+        if (piece.slot < 0) end(piece, rows);
     }
 
-    void begin(const Piece &piece, int64_t rows) {
+    void step(const Piece &piece, int64_t rows, int64_t key, int64_t count) {
+        if (rows <= FEW_QUERIES) {
+            score_in_place(rows, key, count);
+            weigh(piece, rows, key, count);
+            if constexpr (HAS_SCALES<C>) scale_scores(a.values, rows, key, count);
+            add_in_place(rows, key, count);
+        } else {
+            copy(key, count);
+            multiply<float>(rows, whole(count), {head_dim, queries, head_dim, keys, KEYS, scores, KEYS, false});
+            if constexpr (HAS_SCALES<C>) scale_scores(a.keys, rows, key, count);
+            weigh(piece, rows, key, count);
+            if constexpr (HAS_SCALES<C>) scale_scores(a.values, rows, key, count);
+            multiply<float>(rows, head_dim, {count, scores, KEYS, values, head_dim, result, head_dim, true});
+        }
+    }
+
+    void load_queries(const Piece &piece, int64_t rows) {
         for (int64_t row = 0; row < rows; ++row) {
             const T *q = a.q + a.tokens[piece.first + row / group] * a.q_row + (kv_head * group + row % group) * head_dim;
             for (int64_t i = 0; i < head_dim; i += WIDTH) {
                 store(queries + row * head_dim + i, load(q + i) * a.scale);
-                store(result + row * head_dim + i, Floats{});
+                store(sums + row * head_dim + i, Floats{});
             }
+            folded[row] = {};
+        }
+    }
+
+    void begin_split(int64_t rows) {
+        std::memset(result, 0, rows * head_dim * sizeof *result);
+        for (int64_t row = 0; row < rows; ++row) {
             peaks[row] = -__builtin_inff();
             totals[row] = 0;
         }
     }
 
+    // As a product with a transposed copy would: a score's sum goes from the first dimension to the last.
     void score_in_place(int64_t rows, int64_t key, int64_t count) {
         for (int64_t begin = 0; begin < count; begin += WIDTH) {
             Rows k = rows_at(a.keys, key, begin, count);
-            for (int64_t row = 0; row < rows; ++row) {
-                const float *q = queries + row * head_dim;
-                Floats products[WIDTH] = {};
-                for (int64_t d = 0; d < head_dim; d += WIDTH) {
-                    Floats x = load(q + d);
-                    for (int i = 0; i < WIDTH; ++i) products[i] += x * load(k.at[i] + d);
-                }
-                store(scores + row * KEYS + begin, sums_from<1>(products) * k.scales);
+            Floats made[FEW_QUERIES] = {};
+            for (int64_t d = 0; d < head_dim; d += WIDTH) {
+                Floats block[WIDTH];
+                for (int i = 0; i < WIDTH; ++i) block[i] = load(k.at[i] + d);
+                transpose_from<1>(block);
+                for (int64_t row = 0; row < rows; ++row)
+                    for (int i = 0; i < WIDTH; ++i) made[row] += splat(queries[row * head_dim + d + i]) * block[i];
             }
+            for (int64_t row = 0; row < rows; ++row) store(scores + row * KEYS + begin, made[row] * k.scales);
         }
     }
 
     void add_in_place(int64_t rows, int64_t key, int64_t count) {
-        if constexpr (HAS_SCALES<C>) scale_scores(rows, key, count);
         for (int64_t done = 0; done < count;) {
             int64_t page = (key + done) / a.page_tokens, offset = (key + done) % a.page_tokens;
             int64_t left = a.page_tokens - offset, run = left < count - done ? left : count - done;
@@ -158,10 +185,10 @@ template <class T, class C> struct Worker {
         }
     }
 
-    // So that values are weighed as they stand in the pool.
-    void scale_scores(int64_t rows, int64_t key, int64_t count) {
+    // So that keys are multiplied, and values weighed, as they stand in the pool.
+    void scale_scores(const C *pool, int64_t rows, int64_t key, int64_t count) {
         for (int64_t begin = 0; begin < count; begin += WIDTH) {
-            Floats scales = rows_at(a.values, key, begin, count).scales;
+            Floats scales = rows_at(pool, key, begin, count).scales;
             for (int64_t row = 0; row < rows; ++row) {
                 float *s = scores + row * KEYS + begin;
                 store(s, load(s) * scales);
@@ -176,10 +203,10 @@ template <class T, class C> struct Worker {
             int64_t here = count - begin < WIDTH ? count - begin : WIDTH;
             for (int64_t d = 0; d < head_dim; d += WIDTH) {
                 Floats block[WIDTH] = {};
-                for (int i = 0; i < here; ++i) block[i] = read(k.at[i], d);
+                for (int i = 0; i < here; ++i) block[i] = load(k.at[i] + d);
                 transpose_from<1>(block);
                 for (int i = 0; i < WIDTH; ++i) store(keys + (d + i) * KEYS + begin, block[i]);
-                for (int i = 0; i < here; ++i) store(values + (begin + i) * head_dim + d, read(v.at[i], d));
+                for (int i = 0; i < here; ++i) store(values + (begin + i) * head_dim + d, load(v.at[i] + d));
             }
         }
     }
@@ -226,20 +253,33 @@ template <class T, class C> struct Worker {
         }
     }
 
+    // The log-sum-exp of a row's scores in the split; its result is divided by their sum.
+    float end_split(int64_t row) {
+        if (!(totals[row] > 0)) return -__builtin_inff();
+        float factor = 1.0f / totals[row], *at = result + row * head_dim;
+        for (int64_t i = 0; i < head_dim; i += WIDTH) store(at + i, load(at + i) * factor);
+        return peaks[row] + __builtin_logf(totals[row]);
+    }
+
+    void fold_split(int64_t rows) {
+        for (int64_t row = 0; row < rows; ++row) {
+            float weight = end_split(row);
+            folded[row].add(sums + row * head_dim, result + row * head_dim, weight, head_dim);
+        }
+    }
+
+    void store_split(int64_t rows, int64_t slot) {
+        for (int64_t row = 0; row < rows; ++row) {
+            int64_t place = (slot + row / group) * a.heads + kv_head * group + row % group;
+            a.weights[place] = end_split(row);
+            std::memcpy(a.partial + place * head_dim, result + row * head_dim, head_dim * sizeof *result);
+        }
+    }
+
     void end(const Piece &piece, int64_t rows) {
         for (int64_t row = 0; row < rows; ++row) {
-            int64_t query = row / group, head = kv_head * group + row % group;
-            float factor = totals[row] > 0 ? 1.0f / totals[row] : 0.0f;
-            const float *from = result + row * head_dim;
-            if (piece.slot < 0) {
-                T *to = a.out + (a.tokens[piece.first + query] * a.heads + head) * head_dim;
-                for (int64_t i = 0; i < head_dim; i += WIDTH) store(to + i, load(from + i) * factor);
-                continue;
-            }
-            int64_t place = (piece.slot + query) * a.heads + head;
-            a.weights[place] = totals[row] > 0 ? peaks[row] + __builtin_logf(totals[row]) : -__builtin_inff();
-            float *to = a.partial + place * head_dim;
-            for (int64_t i = 0; i < head_dim; i += WIDTH) store(to + i, load(from + i) * factor);
+            int64_t token = a.tokens[piece.first + row / group], head = kv_head * group + row % group;
+            folded[row].write(sums + row * head_dim, a.out + (token * a.heads + head) * head_dim, head_dim);
         }
     }
 };
@@ -253,30 +293,22 @@ template <class T, class C> void attend(const Attention<T, C> &a, int64_t thread
     });
 }
 
-// Rows whose keys were in several pieces: `slots` [begins[i], begins[i + 1]) are those of the token `merged[i]`.
+// Rows whose keys were in several pieces: `slots` [begins[i], begins[i + 1]) are those of the token `merged[i]`, in the order of keys.
 template <class T, class C>
 void merge(const Attention<T, C> &a, const int64_t *merged, const int64_t *begins, const int64_t *slots, int64_t count,
            int64_t threads) {
     in_parallel(threads, [&](int thread, int team) {
         Share mine = share(count * a.heads, thread, team);
+        float *sums = a.scratch + thread * a.scratch_row;
         for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
             int64_t row = unit / a.heads, head = unit % a.heads;
-            float peak = -__builtin_inff(), total = 0;
+            Folded folded;
+            std::memset(sums, 0, a.head_dim * sizeof *sums);
             for (int64_t i = begins[row]; i < begins[row + 1]; ++i) {
-                float weight = a.weights[slots[i] * a.heads + head];
-                peak = weight > peak ? weight : peak;
+                int64_t place = slots[i] * a.heads + head;
+                folded.add(sums, a.partial + place * a.head_dim, a.weights[place], a.head_dim);
             }
-            for (int64_t i = begins[row]; i < begins[row + 1]; ++i)
-                total += exponential(a.weights[slots[i] * a.heads + head] - peak);
-            T *out = a.out + (merged[row] * a.heads + head) * a.head_dim;
-            for (int64_t d = 0; d < a.head_dim; d += WIDTH) {
-                Floats result{};
-                for (int64_t i = begins[row]; i < begins[row + 1]; ++i) {
-                    int64_t place = slots[i] * a.heads + head;
-                    result += load(a.partial + place * a.head_dim + d) * exponential(a.weights[place] - peak);
-                }
-                store(out + d, result / total);
-            }
+            folded.write(sums, a.out + (merged[row] * a.heads + head) * a.head_dim, a.head_dim);
         }
     });
 }

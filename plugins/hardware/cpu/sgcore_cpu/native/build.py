@@ -5,6 +5,7 @@ The wheel's build does it; after a change of the sources, `python -m sgcore_cpu.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -45,6 +46,12 @@ def levels() -> dict[str, tuple[str, ...]]:
     return LEVELS.get(platform.machine().lower(), {"baseline": ()})
 
 
+def fingerprint() -> str:
+    """A hash of the sources, which the library knows of those that it was made from."""
+    files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".h", ".cpp"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 def build(
     target: Path = LIBRARY,
     wanted: Mapping[str, tuple[str, ...]] | None = None,
@@ -67,7 +74,7 @@ def build(
                 warn(f"the level {name} is left out: {compiler} doesn't know one of {' '.join(flags)}")
             else:
                 jobs[name] = ("level.cpp", (f"-DSGCORE_LEVEL={name}", *flags))
-        jobs["runtime"] = ("runtime.cpp", ())
+        jobs["runtime"] = ("runtime.cpp", (f'-DSGCORE_SOURCES="{fingerprint()}"',))
         objects = {name: str(Path(folder) / f"{name}.o") for name in jobs}
         commands = [
             [compiler, *FLAGS, *flags, "-c", str(SOURCES / source), "-o", objects[name]]

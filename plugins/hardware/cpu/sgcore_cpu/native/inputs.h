@@ -7,6 +7,7 @@
 
 namespace SGCORE_LEVEL {
 
+constexpr int64_t SEGMENT_TOKENS = 16;  // Tiles have the segments of so many tokens together.
 constexpr float LEFT = 254.0f;  // Times the largest number that rounding leaves, 0.5, is LARGEST.
 
 // x = numbers * rate; `sum` is that of the numbers.

@@ -116,12 +116,13 @@ EXPORT(linear_bfloats)
     BFloatLinear product{(const BFloat16 *)x, x_row, tokens, in, (const uint8_t *)panels,
                          {(BFloat16 *)out, (const BFloat16 *)bias, rows}};
 #if defined(SGCORE_TILES)
-    if (tokens >= BFLOATS_TILED_FROM && in % TILE_FEATURES == 0) return linear_bfloats_tiles(product, threads);
+    if (in % TILE_FEATURES == 0) return linear_bfloats_tiles(product, threads);
 #endif
     linear_bfloats(product, threads);
 }
 
-// `scratch` has what inputs.h makes of x, segments first, and a panel with its scales and zeros.
+// `scratch` has what inputs.h makes of x, first the segments of `SEGMENT_TOKENS` times a whole number, and a panel with its scales
+// and zeros.
 EXPORT(linear_int)
 (const void *x, int64_t x_row, int64_t tokens, int64_t in, const void *packed, int64_t rows, int64_t bits,
  const void *scales, const void *zeros, int number_bytes, int64_t group, int64_t segment, const void *bias, void *out,
@@ -129,7 +130,7 @@ EXPORT(linear_int)
     auto bytes = [](const void *at) { return static_cast<const uint8_t *>(at); };
     IntegerWeight w{bytes(packed), rows, in, bits, group, bytes(scales), bytes(zeros), number_bytes};
     Segment *segments = static_cast<Segment *>(scratch);
-    int8_t *numbers = reinterpret_cast<int8_t *>(segments + tokens * (in / segment));
+    int8_t *numbers = reinterpret_cast<int8_t *>(segments + (tokens + SEGMENT_TOKENS - 1) / SEGMENT_TOKENS * SEGMENT_TOKENS * (in / segment));
     Inputs inputs{numbers, numbers + tokens * in, segments, tokens, in, segment, coarseness};
     uint8_t *rest = reinterpret_cast<uint8_t *>(inputs.rests + tokens * in);
     auto run = [&](auto t) {

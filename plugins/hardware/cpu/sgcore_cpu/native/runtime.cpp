@@ -15,6 +15,10 @@
 #include <sys/auxv.h>
 #endif
 
+#if !defined(SGCORE_SOURCES)
+#define SGCORE_SOURCES ""
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 
 namespace {
@@ -92,6 +96,9 @@ EXPORT int sgcore_cpu_best_level() {
     return 0;
 #endif
 }
+
+// A hash of the sources that this was compiled from (build.py).
+EXPORT const char *sgcore_cpu_sources() { return SGCORE_SOURCES; }
 
 struct Call {
     void (*run)(const uint64_t *words);

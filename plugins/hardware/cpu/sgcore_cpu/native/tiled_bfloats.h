@@ -1,4 +1,5 @@
-// Products in bfloat16 for many tokens, by tiles: 32 tokens and 32 rows at once, whose sums over all features stay in tiles.
+// Products in bfloat16 by tiles: 32 tokens and 32 rows at once, whose sums over all features stay in tiles. One token alone has them
+// too, and takes no longer than without: tiles add in an order of their own.
 #pragma once
 
 #include "bfloats.h"
@@ -8,7 +9,6 @@
 
 namespace SGCORE_LEVEL {
 
-constexpr int BFLOATS_TILED_FROM = 2;  // Tokens; one alone is as fast without.
 constexpr int64_t TILE_FEATURES = TILE_BYTES / 2;
 
 // TOKENS tiles of tokens, and PANELS panels.

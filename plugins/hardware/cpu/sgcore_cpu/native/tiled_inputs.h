@@ -10,15 +10,19 @@ namespace SGCORE_LEVEL {
 
 constexpr int INTEGERS_TILED_FROM = 32;  // Tokens: unpacking a panel takes as long as some of them.
 
-// A segment of a tile's tokens. `sums` are those of the numbers and, in their unit, of the rests.
+// A segment of a tile's tokens: what `Segment` has of one.
 struct TileSegment {
-    float rates[TILE_ROWS], sums[TILE_ROWS];
-    uint8_t has_rest[TILE_ROWS];
+    float rates[TILE_ROWS], sums[TILE_ROWS], rest_rates[TILE_ROWS], rest_sums[TILE_ROWS];
 
+    // A rate is no less than 0.
     bool has_rests() const {
-        uint64_t halves[2];
-        std::memcpy(halves, has_rest, sizeof halves);
-        return halves[0] | halves[1];
+        uint32_t found = 0;
+        for (float rate : rest_rates) {
+            uint32_t bits;
+            std::memcpy(&bits, &rate, sizeof bits);
+            found |= bits;
+        }
+        return found;
     }
 };
 
@@ -59,8 +63,9 @@ class TileRounder {
   private:
     static void put(const Segment &given, TileSegment &to, int64_t t) {
         to.rates[t] = given.whole.rate;
-        to.sums[t] = given.whole.sum + given.rest.sum / LEFT;
-        to.has_rest[t] = given.rest.rate > 0;
+        to.sums[t] = given.whole.sum;
+        to.rest_rates[t] = given.rest.rate;
+        to.rest_sums[t] = given.rest.sum;
     }
 
     const TiledInputs &to;

@@ -1,7 +1,8 @@
 // Products with weights of 4 or 8 bits for many tokens, by tiles: the sums of integers.h, for 16 tokens and 16 rows at once.
 //
 // A panel is unpacked once for all tokens of a thread, and a whole number near its zero subtracted, which makes signed bytes of
-// the weights. What is left of a zero is mostly nothing; else it is multiplied as in integers.h.
+// the weights. Results are those of integers.h to the last bit, so that a token's don't depend on how many others there are: sums
+// of integers are exact, and all that is rounded is rounded in the same order.
 #pragma once
 
 #include <utility>
@@ -17,11 +18,12 @@ static_assert(PARTS == 1 && ROWS == TILE_ROWS);
 
 typedef int8_t Bytes __attribute__((vector_size(VECTOR_BYTES)));
 
-// A panel of signed bytes, and for each segment its scales and what is left of its zeros.
+// A panel of signed bytes, and for each segment its scales, its zeros, and the whole numbers that were subtracted.
 class UnpackedPanel {
   public:
     UnpackedPanel(const IntegerWeight &w, int64_t segment)
         : numbers(w.in * ROWS), scales(w.in / segment * VECTOR_BYTES), zeros(w.in / segment * VECTOR_BYTES),
+          wholes(w.in / segment * VECTOR_BYTES),
           widened(w.rows % ROWS ? w.panel_bytes() + 2 * w.scale_bytes() : 0), segment(segment) {}
 
     template <int BITS> void unpack(const IntegerWeight &w, int64_t panel) {
@@ -29,24 +31,25 @@ class UnpackedPanel {
         is_whole ? unpack_whole<BITS>(w, panel) : unpack_whole<BITS>(widened_rest(w, widened.at), 0);
     }
 
-    Buffer numbers, scales, zeros;
-    bool has_zeros = false;
+    Buffer numbers, scales, zeros, wholes;
+    bool has_fractions = false;  // Of zeros.
 
   private:
     template <int BITS> void unpack_whole(const IntegerWeight &w, int64_t panel) {
         const uint8_t *from = w.packed + panel * w.panel_bytes();
         uint8_t *to = numbers.at;
-        Floats *scale_to = (Floats *)scales.at, *zero_to = (Floats *)zeros.at;
+        Floats *scale_to = (Floats *)scales.at, *zero_to = (Floats *)zeros.at, *whole_to = (Floats *)wholes.at;
         Ints found{};
         for (int64_t group = 0; group < w.groups(); ++group) {
             Floats scale, zero;
             w.read(panel, group, 0, scale, zero);
             Ints whole = BITS == 8 ? Ints{} + 128 : nearest(larger(Floats{}, -larger(splat(-15.0f), -zero)));
-            zero -= __builtin_convertvector(whole, Floats);
-            found |= zero != Floats{};
+            Floats subtracted = __builtin_convertvector(whole, Floats);
+            found |= zero != subtracted;
             for (int64_t i = 0; i < w.group; i += segment) {
                 *scale_to++ = scale;
                 *zero_to++ = zero;
+                *whole_to++ = subtracted;
             }
             for (int64_t unit = 0; unit < w.group * BITS / 32; ++unit, from += UNIT) {
                 __builtin_prefetch(from + AHEAD);
@@ -59,14 +62,14 @@ class UnpackedPanel {
                 }
             }
         }
-        has_zeros = sum(__builtin_convertvector(found, Floats)) != 0;
+        has_fractions = sum(__builtin_convertvector(found, Floats)) != 0;
     }
 
     Buffer widened;
     int64_t segment;
 };
 
-constexpr int DEPTH = 4;  // Segments whose sums lie in the first cache until they are scaled.
+constexpr int DEPTH = 4;  // Sums of segments that lie in the first cache until they are scaled: those of rests in the second half.
 
 struct alignas(64) SegmentSums {
     Ints sums[DEPTH][4][TILE_ROWS];
@@ -84,11 +87,11 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
         for (int64_t s = 0; s < x.count(); s += DEPTH) {
             int count = int(x.count() - s < DEPTH ? x.count() - s : DEPTH);
             ahead.fetch();
-            multiply(x.numbers, s, count, to);
-            scale<false>(s, count, to);
-            if (!has_rest(s, count)) continue;
-            multiply(x.rests, s, count, to);
-            scale<true>(s, count, to);
+            if (has_rest(s, count)) {
+                for (int i = 0; i < count; i += DEPTH / 2) add<true>(s + i, count - i < DEPTH / 2 ? count - i : DEPTH / 2, to);
+            } else {
+                add<false>(s, count, to);
+            }
         }
     }
 
@@ -102,7 +105,13 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
         return has;
     }
 
-    void multiply(const int8_t *numbers, int64_t s, int count, SegmentSums &to) const {
+    template <bool HAS_REST> void add(int64_t s, int count, SegmentSums &to) const {
+        multiply(x.numbers, s, count, to.sums);
+        if (HAS_REST) multiply(x.rests, s, count, to.sums + DEPTH / 2);
+        scale<HAS_REST>(s, count, to);
+    }
+
+    void multiply(const int8_t *numbers, int64_t s, int count, Ints (*sums)[4][TILE_ROWS]) const {
         using Sums = TileSums<DotBytes, TOKENS, PANELS>;
         int64_t segment = x.segment, bytes = segment * ROWS;
         const int8_t *first = numbers + block.token * x.in + s * segment * block.first;
@@ -111,33 +120,37 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
         for (int i = 0; i < count; ++i, left += bytes, right += bytes) {
             Sums::zero();
             Sums::add(first + i * segment * block.first, segment, second + i * segment * block.second, left, right);
-            Sums::store(to.sums[i]);
+            Sums::store(sums[i]);
         }
     }
 
-    template <bool IS_REST> void scale(int64_t s, int count, SegmentSums &to) const {
+    template <bool HAS_REST> void scale(int64_t s, int count, SegmentSums &to) const {
         std::make_integer_sequence<int, TILE_ROWS> all;
         for (int t = 0; t < TOKENS; ++t)
             for (int p = 0; p < PANELS; ++p)
-                panels[p].has_zeros && !IS_REST ? add<IS_REST, true>(t, p, s, count, to, all) : add<IS_REST, false>(t, p, s, count, to, all);
+                panels[p].has_fractions ? scale<HAS_REST, true>(t, p, s, count, to, all) : scale<HAS_REST, false>(t, p, s, count, to, all);
     }
 
     // Totals have constant indices, so that they stay in registers.
-    template <bool IS_REST, bool HAS_ZEROS, int... T>
-    void add(int t, int p, int64_t s, int count, SegmentSums &to, std::integer_sequence<int, T...>) const {
+    template <bool HAS_REST, bool HAS_FRACTIONS, int... T>
+    void scale(int t, int p, int64_t s, int count, SegmentSums &to, std::integer_sequence<int, T...>) const {
         Floats(&made)[TILE_ROWS] = to.totals[2 * t + p];
-        const Floats *scales = (const Floats *)panels[p].scales.at + s, *zeros = (const Floats *)panels[p].zeros.at + s;
+        const Buffer &zeros = panels[p].zeros, &wholes = panels[p].wholes;
         const TileSegment *given = segments(t) + s;
         Floats totals[] = {made[T]...};
         for (int i = 0; i < count; ++i) {
-            const Ints(&sums)[TILE_ROWS] = to.sums[i][2 * t + p];
-            Floats scale = IS_REST ? scales[i] * (1 / LEFT) : scales[i], zero = zeros[i];
-            ((totals[T] += (HAS_ZEROS ? floats(sums[T]) - zero * given[i].sums[T] : floats(sums[T])) * scale * given[i].rates[T]), ...);
+            Floats scale = ((const Floats *)panels[p].scales.at)[s + i];
+            Floats zero = ((const Floats *)zeros.at)[s + i], whole = ((const Floats *)wholes.at)[s + i];
+            const Ints(&sums)[TILE_ROWS] = to.sums[i][2 * t + p], (&rests)[TILE_ROWS] = to.sums[DEPTH / 2 + i % (DEPTH / 2)][2 * t + p];
+            auto centred = [&](Ints sum, float numbers) {
+                Floats made = __builtin_convertvector(sum, Floats);
+                return HAS_FRACTIONS ? made + whole * numbers - zero * numbers : made;
+            };
+            ((totals[T] += centred(sums[T], given[i].sums[T]) * (scale * given[i].rates[T])), ...);
+            if (HAS_REST) ((totals[T] += centred(rests[T], given[i].rest_sums[T]) * (scale * given[i].rest_rates[T])), ...);
         }
         ((made[T] = totals[T]), ...);
     }
-
-    SGCORE_INLINE static Floats floats(Ints x) { return __builtin_convertvector(x, Floats); }
 };
 
 template <int BITS, class T>
@@ -167,8 +180,7 @@ void multiply_tiles(const IntegerWeight &w, const TiledInputs &x, const Result<T
 template <class T>
 void linear_int_tiles(const T *x, int64_t x_row, const IntegerWeight &w, const Inputs &inputs, const Result<T> &to,
                       int64_t threads) {
-    // The segments of so many tokens have room for those of their tiles, and of one that is nearly empty.
-    static_assert((INTEGERS_TILED_FROM / TILE_ROWS + 1) * sizeof(TileSegment) <= INTEGERS_TILED_FROM * sizeof(Segment));
+    static_assert(sizeof(TileSegment) == TILE_ROWS * sizeof(Segment));
     TiledInputs tiled{inputs.numbers, inputs.rests, (TileSegment *)inputs.segments, inputs.tokens, inputs.in, inputs.segment};
     in_parallel(threads_for(inputs.tokens * inputs.in, threads), [&](int thread, int team) {
         Share mine = share(inputs.tokens, thread, team);
