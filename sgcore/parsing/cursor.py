@@ -43,14 +43,14 @@ class Cursor:
         self.is_held = False
         """Somebody may go back: nothing is forgotten."""
         self.shown_from = 0
-        """Text before here is the prompt's, which is read and not shown."""
+        """Text before here is the prompt's, which is read and not shown; below 0 it is forgotten already."""
 
     def add(self, text: str) -> None:
         """Append what arrived."""
         if self.pos > FORGOTTEN_CHARS and not self.is_held:
             cut = self.pos - KEPT_CHARS
             self.text, self.pos = self.text[cut:], KEPT_CHARS
-            self.shown_from = max(self.shown_from - cut, 0)
+            self.shown_from -= cut
         self.text += text
 
     def take(self, end: int) -> str:

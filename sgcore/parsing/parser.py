@@ -42,6 +42,8 @@ class Parser:
         self._discards = format.discards
         self._watched = _watched(format)
         self._is_reasoning = False
+        self.reasoning: list[tuple[int, int | None]] = []
+        """Where regions of reasoning begin and end in the answer's text, delimiters included; None: not yet."""
         self._first_call = 0
         self._run = self._main()
         self._read_turn(turn)
@@ -125,24 +127,34 @@ class Parser:
         elif region.role == "other" or (region.role == "reasoning" and not self._separates):
             yield from self._verbatim(region, match)
         else:
-            yield from self._text(region)
+            yield from self._text(region, match)
 
-    def _text(self, region: Region) -> Waits:
+    def _begin(self, region: Region, match: Any) -> None:
         self._is_reasoning = region.role == "reasoning"
+        if self._is_reasoning:
+            self.reasoning.append((max(match.start() - self._cursor.shown_from, 0), None))
+
+    def _end(self) -> None:
+        if self._is_reasoning:
+            self.reasoning[-1] = self.reasoning[-1][0], max(self._cursor.pos - self._cursor.shown_from, 0)
+        self._is_reasoning = False
+
+    def _text(self, region: Region, match: Any) -> Waits:
+        self._begin(region, match)
         strand = self._reasoning if self._is_reasoning else self._content
         self._content.meet_markup()
         strand.meet_markup()
         if (yield from self._until(_closings(region), strand.add)) is not None:
             strand.meet_markup()
-        self._is_reasoning = False
+        self._end()
 
     def _verbatim(self, region: Region, match: Any) -> Waits:
-        self._is_reasoning = region.role == "reasoning"
+        self._begin(region, match)
         self._content.add(self._cursor.shown(*match.span()))
         found = yield from self._until(_closings(region), self._content.add)
         if found is not None:
             self._content.add(found[1].group())
-        self._is_reasoning = False
+        self._end()
 
 
 def _nowhere(text: str) -> None:

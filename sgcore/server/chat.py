@@ -23,10 +23,9 @@ from sgcore.server.openai import (
     prompt_fields,
     refuse_not_yet,
     sampling_of,
-    usage_of,
 )
 from sgcore.server.protocol import ChatRequest
-from sgcore.server.replies import Parsers, Replies
+from sgcore.server.replies import Parsers, Replies, encoded
 from sgcore.server.service import Service
 from sgcore.server.sse import EventStream, or_disconnect
 from sgcore.server.tools import NO_TOOLS, Tools, constraint, tools_of
@@ -90,7 +89,9 @@ def _sampling(service: Service, body: ChatRequest) -> SamplingParams:
 def _constrained(service: Service, sampling: SamplingParams, tools: Tools, parsers: Parsers) -> SamplingParams:
     """What the tools ask for is added, and a constraint waits for the end of reasoning that the prompt began."""
     fields: dict[str, Any] = constraint(tools, service.format)
-    if service.frontend.plan.grammar is None or sampling.constraint is not None:
+    if tools.is_binding and sampling.constraint is not None:
+        raise RequestError(f"a custom tool's grammar and {sampling.constraint.kind} exclude each other", param="tools")
+    if not tools.is_binding and (service.frontend.plan.grammar is None or sampling.constraint is not None):
         fields.pop("structural_tag", None)  # strict arguments are a wish: clients' libraries ask for them unasked
     constrained = msgspec.structs.replace(sampling, **fields)
     if constrained.constraint is None or constrained.constraint_after or not parsers.begin_in_reasoning:
@@ -131,12 +132,12 @@ async def _events(replies: Replies) -> AsyncGenerator[bytes, None]:
     tracker = Tracker(bool(replies.body.logprobs), continuous, bool(replies.body.return_token_ids))
     async with aclosing(replies.service.run([replies.prompt])) as batches:
         async for changes in batches:
-            fresh = list(tracker.news(changes))
-            usage = tracker.usage() if continuous and fresh else None
-            if fresh:
-                yield b"".join(block for news in fresh for block in replies.blocks(news, usage))
+            chunks = [chunk for news in tracker.news(changes) for chunk in replies.chunks(news)]
+            usage = replies.usage(tracker.latest.values()) if continuous and chunks else None
+            if chunks:
+                yield b"".join(encoded(chunk, usage) for chunk in chunks)
     if replies.options.include_usage:
-        yield replies.block([], tracker.usage())
+        yield encoded(replies.chunk([]), await replies.final_usage(list(tracker.latest.values())))
 
 
 async def chat_completions(request: Request) -> Response:
@@ -151,4 +152,4 @@ async def chat_completions(request: Request) -> Response:
     if body.stream:
         return EventStream(_events(replies))
     (generations,) = await or_disconnect(request, service.complete([replies.prompt]))
-    return json_response(replies.completion(generations, usage_of(generations)))
+    return json_response(await replies.completion(generations))

@@ -65,8 +65,6 @@ class Unsupported(Ignored, kw_only=True):
 class UnsupportedOpenAI(Unsupported, kw_only=True):
     """Those of the OpenAI routes, where SGLang's and vLLM's users send more."""
 
-    functions: Any = None
-    function_call: Any = None
     structured_outputs: Any = None
     audio: Any = None
     modalities: Any = None
@@ -102,7 +100,6 @@ NEUTRAL: dict[str, Any] = {
     "verbosity": "medium",
     "include_reasoning": True,
     "thinking_token_budget": -1,
-    "function_call": "none",
 }
 """Values that ask for what the server does anyway, where that isn't false, zero or empty."""
 

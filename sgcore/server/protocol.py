@@ -164,23 +164,55 @@ class ToolFunction(msgspec.Struct, kw_only=True, omit_defaults=True):
     strict: bool | None = None
 
 
-class Tool(msgspec.Struct, kw_only=True):
-    """A tool; functions are the only kind."""
+class InputGrammar(msgspec.Struct, kw_only=True):
+    """What a custom tool's input must match; `regex` is the syntax that is known."""
 
-    function: ToolFunction
+    definition: str
+    syntax: str
+
+
+class InputFormat(msgspec.Struct, kw_only=True):
+    """A custom tool's input: any `text`, or a `grammar`."""
+
+    type: str
+    grammar: InputGrammar | None = None
+
+
+class CustomTool(msgspec.Struct, kw_only=True):
+    """A tool that takes a text."""
+
+    name: str
+    description: str | None = None
+    format: InputFormat | None = None
+
+
+class Tool(msgspec.Struct, kw_only=True):
+    """A tool: `function` or `custom`."""
+
+    function: ToolFunction | None = None
+    custom: CustomTool | None = None
     type: str = "function"
 
 
-class ChosenFunction(msgspec.Struct, kw_only=True):
-    """A function's name."""
+class ChosenTool(msgspec.Struct, kw_only=True):
+    """A tool's name."""
 
     name: str
 
 
-class NamedTool(msgspec.Struct, kw_only=True):
-    """The tool that must be called."""
+class AllowedTools(msgspec.Struct, kw_only=True):
+    """Some of the tools, and whether one of them must be called (`required`) or may be (`auto`)."""
 
-    function: ChosenFunction
+    mode: str
+    tools: list[NamedTool]
+
+
+class NamedTool(msgspec.Struct, kw_only=True):
+    """The tool that must be called, or with type `allowed_tools` those that may be."""
+
+    function: ChosenTool | None = None
+    custom: ChosenTool | None = None
+    allowed_tools: AllowedTools | None = None
     type: str = "function"
 
 
@@ -196,6 +228,10 @@ class ChatRequest(Shared, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: str | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[ToolFunction] | None = None
+    """The name of `tools` before there were other kinds."""
+    function_call: str | ChosenTool | None = None
+    """The name of `tool_choice` then."""
     separate_reasoning: bool | None = None
     stream_reasoning: bool | None = None
     reasoning_effort: str | None = None
@@ -211,6 +247,12 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(msgspec.Struct):
+    """What tokens of an answer were for."""
+
+    reasoning_tokens: int = 0
+
+
 class Usage(msgspec.Struct):
     """Tokens in and out."""
 
@@ -218,6 +260,8 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    """Of conversations alone."""
 
 
 class CompletionLogprobs(msgspec.Struct):
@@ -296,12 +340,20 @@ class FunctionCall(msgspec.Struct, omit_defaults=True):
     arguments: str | UnsetType = UNSET
 
 
+class CustomCall(msgspec.Struct, omit_defaults=True):
+    """A custom tool's name and the text it is called with; in a stream, what is new of it."""
+
+    name: str | UnsetType = UNSET
+    input: str | UnsetType = UNSET
+
+
 class ToolCall(msgspec.Struct):
-    """A call that the model makes."""
+    """A call that the model makes: of a function, or of a custom tool."""
 
     id: str
-    function: FunctionCall
     type: str = "function"
+    function: FunctionCall | UnsetType = UNSET
+    custom: CustomCall | UnsetType = UNSET
 
 
 class ReplyMessage(msgspec.Struct):
@@ -311,6 +363,8 @@ class ReplyMessage(msgspec.Struct):
     role: str = "assistant"
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | UnsetType = UNSET
+    refusal: str | None = None
 
 
 class ChatChoice(msgspec.Struct):
@@ -341,9 +395,10 @@ class ToolCallDelta(msgspec.Struct, omit_defaults=True):
     """What is new of a call: id, type, name and empty arguments at first, then more arguments."""
 
     index: int
-    function: FunctionCall
     id: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
+    function: FunctionCall | UnsetType = UNSET
+    custom: CustomCall | UnsetType = UNSET
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
@@ -353,6 +408,7 @@ class Delta(msgspec.Struct, omit_defaults=True):
     content: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    function_call: FunctionCall | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -87,6 +88,15 @@ class Tokenizer:
     @cached_property
     def _added(self) -> frozenset[int]:
         return frozenset(self.hf.added_tokens_decoder)
+
+    def tokens_to(self, place: int, ids: Sequence[int], skip_special_tokens: bool = True, spaces: bool = True) -> int:
+        """How many of `ids` it takes to have `place` characters of their text."""
+
+        def chars(count: int) -> int:
+            text = self.decode([*self._before, *ids[:count]], skip_special_tokens, spaces)
+            return len(text) - len(self._before_text)
+
+        return bisect_left(range(len(ids)), place, key=chars)
 
     def to_json(self) -> str:
         """The tokenizer in the format of Hugging Face's `tokenizers`. Raises RequestError if it has none."""

@@ -50,6 +50,9 @@ class ByteTokenizer:
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token < BOS else b"<s>"
 
+    def tokens_to(self, place: int, ids: Sequence[int], skip_special_tokens: bool = True, spaces: bool = True) -> int:
+        return next(count for count in range(len(ids) + 1) if len(self.decode(ids[:count])) >= place)
+
     def __init__(self) -> None:
         self.rendered: list[dict[str, Any]] = []
 

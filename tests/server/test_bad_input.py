@@ -224,7 +224,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "a", "stream_options": {"include_usage": True}}, "needs stream"),
     ("/v1/chat/completions", {"messages": []}, "messages is empty"),
     ("/v1/chat/completions", {"messages": [{"role": "refused", "content": ""}]}, "refused the messages"),
-    ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "`function` - at `$.tools[0]`"),
+    ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools[0].function is missing"),
     ("/v1/chat/completions", {"messages": MESSAGES, "response_format": {"type": "yaml"}}, "yaml"),
     ("/v1/chat/completions", {"messages": MESSAGES, "response_format": {"type": "json_schema"}}, "json_schema.schema"),
     (

@@ -130,3 +130,35 @@ def test_a_tokenizer_that_describes_its_answers(start: Start) -> None:
         message = ask(ai, tools=[TOOL]).choices[0].message
         assert (message.reasoning_content, message.content) == ("hm", "Well")
         assert message.tool_calls[0].function.arguments == '{"a": 1}'
+
+
+THINKING = "<think>\nhé</think>"
+COUNTS: list[tuple[str, str, dict[str, Any], int]] = [
+    ("", THINKING + "Yes", {}, len(THINKING.encode())),
+    ("", THINKING + "Yes", {"separate_reasoning": False}, len(THINKING.encode())),
+    ("<|im_start|>assistant\n<think>\n", "hm</think>Yes", {}, len("hm</think>")),
+    ("", "Yes", {}, 0),
+    ("", "<think>and on and on", {"max_tokens": 12}, 12),
+    ("", "<think>a</think>b", {"n": 2}, 2 * len("<think>a</think>")),
+    ("", "<think>" + "x" * 9000 + "</think>b", {"max_completion_tokens": 9100}, 9000 + len("<think></think>")),
+]
+
+
+@pytest.mark.parametrize(("suffix", "script", "options", "count"), COUNTS, ids=lambda value: repr(value)[:40])
+def test_usage_counts_the_tokens_of_reasoning(
+    start: Start, suffix: str, script: str, options: dict[str, Any], count: int
+) -> None:
+    frontend = ScriptedFrontend(tool_call_parser="hermes", reasoning_parser="qwen3")
+    frontend.script, frontend.context_tokens = script, 16384
+    asked = {"chat_template_kwargs": {"suffix": suffix}} | options
+    with start(frontend) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as ai:
+        assert ask(ai, **asked).usage.completion_tokens_details.reasoning_tokens == count
+        chunks = list(ask(ai, stream=True, stream_options={"include_usage": True}, **asked))
+        assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == count
+        if len(script) < 100:
+            every = {"include_usage": True, "continuous_usage_stats": True}
+            counts = [
+                c.usage.completion_tokens_details.reasoning_tokens
+                for c in ask(ai, stream=True, stream_options=every, **asked)
+            ]
+            assert counts == sorted(counts) and counts[-1] == count

@@ -214,7 +214,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [tool("a b")]}, "tools[0].function.name", "letters"),
     ({"tools": [tool("a"), tool("a")]}, "tools[1].function.name", "earlier"),
     ({"tools": [{"type": "web_search", "function": {"name": "a"}}]}, "tools[0].type", "'function'"),
-    ({"tools": [{"type": "function"}]}, "tools", "missing required field `function`"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "missing"),
     ({"tools": [tool("a", parameters={"type": "array"})]}, "tools[0].function.parameters", "object"),
     ({"tools": [tool("a", parameters="x")]}, "tools", "$.tools[0].function.parameters"),
     ({"tool_choice": "any"}, "tool_choice", "required"),

@@ -91,3 +91,11 @@ def test_the_alphabet_is_the_librarys() -> None:
 def test_a_vocabulary_of_unknown_spelling_says_nothing() -> None:
     for decoder in (None, {"type": "WordPiece"}, {"type": "Sequence", "decoders": []}):
         assert Spelling(decoder).bytes_of("<0xE2>") is None
+
+
+def test_tokens_up_to_a_place_in_their_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_more(" two é Say")
+    for count in range(len(ids) + 1):
+        text = tokenizer.decode(tokenizer.encode("Say") + ids[:count])[len("Say") :]
+        if "\ufffd" not in text:
+            assert tokenizer.tokens_to(len(text), ids) == count
