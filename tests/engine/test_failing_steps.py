@@ -25,7 +25,7 @@ from sgcore.scheduler.step import StepPlan
 from sgcore.testing.checkpoints import write_checkpoint
 
 VOCABULARY, MARK = 199, 198
-"""No prompt but the poisoned one has the token MARK."""
+"""No prompt but the poisoned one has the token MARK, as its second."""
 REQUESTS, TOKENS, JOINS_AT = 63, 10, 4
 POISON = "poison"
 MARKED = SamplingParams(max_new_tokens=TOKENS, min_p=0.125)
@@ -163,7 +163,7 @@ def fail_in_kernel(core: EngineCore, is_hit: Callable[[StepPlan], bool]) -> None
 
 
 def an_exception_when_it_takes_its_row(core: EngineCore) -> Request:
-    fail_when(core.runner.sampler, "join", lambda start: MARK in start.tokens, ValueError("bad parameter"))
+    fail_when(core.runner.sampler, "join", lambda start: start.tokens[1:2] == [MARK], ValueError("bad parameter"))
     return poison()
 
 
@@ -200,7 +200,7 @@ def an_exception_in_its_prompts_logprobs(core: EngineCore) -> Request:
 
 
 def an_array_too_large_for_a_step(core: EngineCore) -> Request:
-    fail_when(core.runner.rows, "_join", lambda start: MARK in start.tokens, ValueError("could not broadcast"))
+    fail_when(core.runner.rows, "_join", lambda start: start.tokens[1:2] == [MARK], ValueError("could not broadcast"))
     return poison()
 
 
