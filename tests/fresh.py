@@ -17,7 +17,7 @@ OURS = ("sgcore", "_editable_impl_sgcore")
 def build_wheels(folders: Iterable[Path], into: Path, *, compiles: bool = False) -> None:
     """One wheel for each folder with a pyproject.toml, by the backend that all of them name.
 
-    Native code is left out, since it takes half a minute to compile, unless `compiles`.
+    Native code takes minutes to compile; unless `compiles`, it is in a wheel only if it has been compiled already.
     """
     environment = os.environ if compiles else {**os.environ, "CXX": "/bin/false"}
     for folder in folders:

@@ -18,7 +18,7 @@ class NativeBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         builder = _load(Path(self.root) / FOLDER / "build.py")
         try:
-            library = builder.build(warn=self.app.display_warning)
+            library = builder.LIBRARY if builder.is_current() else builder.build(warn=self.app.display_warning)
         except builder.BuildError as error:
             self.app.display_warning(f"sgcore-cpu is built without native kernels: {error}")
             return

@@ -92,3 +92,16 @@ def test_the_lowest_level_compiles_for_arm(tmp_path: Path, source: str, defines:
     assert done.returncode == 0, done.stderr
     machine = int.from_bytes(made.read_bytes()[18:20], "little")
     assert machine == 183  # EM_AARCH64
+
+
+@needs_library
+def test_a_library_is_current_until_a_source_changes(monkeypatch):
+    assert build.is_current()
+    monkeypatch.setattr(build, "fingerprint", lambda: "other sources")
+    assert not build.is_current()
+
+
+def test_a_library_of_another_machine_is_not_current(tmp_path):
+    made = tmp_path / "made.so"
+    made.write_bytes(b"no library")
+    assert not build.is_current(made) and not build.is_current(tmp_path / "none.so")

@@ -1,15 +1,17 @@
 """Compiles the kernels once for each level of the processor.
 
-The wheel's build does it; after a change of the sources, `python -m sgcore_cpu.native.build`.
+The wheel's build does it unless that has been done from these sources; `python -m sgcore_cpu.native.build` always does.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +92,16 @@ def build(
     return target
 
 
+def is_current(library: Path = LIBRARY) -> bool:
+    """Whether this machine loads the library, and it was made from these sources."""
+    try:
+        sources = ctypes.CDLL(str(library)).sgcore_cpu_sources
+    except (OSError, AttributeError):
+        return False
+    sources.restype = ctypes.c_char_p
+    return bool(sources() == fingerprint().encode())
+
+
 def _knows(compiler: str, flags: tuple[str, ...]) -> bool:
     """Whether it compiles nothing with them."""
     command = [compiler, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
@@ -103,4 +115,7 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    print(build())
+    try:
+        print(LIBRARY if "--if-changed" in sys.argv and is_current() else build())
+    except BuildError as error:
+        raise SystemExit(f"the kernels are not compiled: {error}") from error
