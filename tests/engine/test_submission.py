@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sgcore.config import Choices
 from sgcore.engine.client import CoreProcess
 from sgcore.engine.frontend import Frontend, Prompt
-from sgcore.engine.messages import Abort, Output, Outputs, Ready, Request, SamplingParams, ToCore
+from sgcore.engine.messages import Abort, Output, Outputs, Ready, Request, SamplingParams, ToCore, Unpin
 from sgcore.errors import RequestError
 from sgcore.plugins.plan import Plan
 from sgcore.plugins.resolve import resolve
@@ -135,17 +136,21 @@ def process(plan: Plan) -> Iterator[CoreProcess]:
     started.close()
 
 
-def test_a_real_core_takes_all_or_none(process: CoreProcess) -> None:
-    frontend, odd = process.frontend, Prompt(GREEDY, input_ids=[1], rid="a")
-    for name, value in (("namespace", "\ud800"), ("rid", "\udfff"), ("logprob_start", 2**70)):
-        broken = Prompt(GREEDY, input_ids=[1], rid="b")
-        object.__setattr__(broken, name, value)
-        with pytest.raises(RequestError, match="can't be passed to the engine core"):
-            finished(frontend, [odd, broken])
+def test_a_real_core_takes_all_or_none(process: CoreProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    frontend, request = process.frontend, process.frontend._request
+    for name, value in (("namespace", "\ud800"), ("rid", "\udfff"), ("logprob_start", 2**70), ("stop_ids", object())):
+
+        def broken(*words: Any, name: str = name, value: Any = value) -> Request:
+            made = request(*words)
+            return structs.replace(made, **{name: value}) if made.rid == "b" else made
+
+        with monkeypatch.context() as patch, pytest.raises(RequestError, match="can't be passed to the engine core"):
+            patch.setattr(frontend, "_request", broken)
+            finished(frontend, asks("a", "b"))
         assert not frontend._consumers
     with pytest.raises(RequestError, match="can't be passed"):
-        frontend.unpin("\ud800")
-    assert finished(frontend, [odd, *asks("b")]) == [(0, 0), (1, 0)]
+        process.send(Unpin("\ud800"))
+    assert finished(frontend, asks("a", "b")) == [(0, 0), (1, 0)]
 
 
 def test_a_send_to_a_core_that_has_died_does_not_block(process: CoreProcess) -> None:
