@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,3 +26,12 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def anyio_backend() -> str:
     """Async tests run on asyncio, which is what the server runs on."""
     return "asyncio"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what was skipped for want of something that can be installed, and how to install it."""
+    reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ())]
+    wanted = Counter(reason.removeprefix("Skipped: ") for reason in reasons if "install" in reason or "make " in reason)
+    if wanted:
+        listed = "; ".join(f"{count}: {reason}" for reason, count in sorted(wanted.items()))
+        terminalreporter.write_line(f"not run, for want of something to install: {listed}")

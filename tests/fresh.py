@@ -22,7 +22,7 @@ def build_wheels(folders: Iterable[Path], into: Path, *, compiles: bool = False)
     environment = os.environ if compiles else {**os.environ, "CXX": "/bin/false"}
     for folder in folders:
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into)]
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=180)
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=900)
 
 
 class FreshEnvironment:
@@ -41,9 +41,9 @@ class FreshEnvironment:
         """Install with pip from a folder of wheels, with the dependencies that they name."""
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--disable-pip-version-check", "install"]
         command = [*pip, "-q", "--no-index", "--find-links", str(wheels), *requirements]
-        subprocess.run(command, check=True, timeout=100)
+        subprocess.run(command, check=True, timeout=600)
 
-    def run(self, *words: str, cwd: Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, cwd: Path, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
         """Run one of the environment's programs, which sees nothing of this process's Python path."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         environment["PATH"] = f"{self.bin}{os.pathsep}{environment['PATH']}"

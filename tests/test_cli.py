@@ -19,7 +19,7 @@ def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     import os
 
     return subprocess.run(
-        [*PYTHON_M, *words], capture_output=True, text=True, env=os.environ | environ, timeout=60, check=False
+        [*PYTHON_M, *words], capture_output=True, text=True, env=os.environ | environ, timeout=200, check=False
     )
 
 
@@ -50,17 +50,16 @@ def test_the_launcher_imports_no_torch():
 
 
 @pytest.mark.parametrize(
-    ("code", "limit_s"), [("import sgcore", 0.5), ("from sgcore.cli import main; main(['--help'])", 1.0)]
+    ("code", "most"), [("import sgcore", 60), ("from sgcore.cli import main; main(['--help'])", 400)]
 )
-def test_the_first_words_come_quickly(code, limit_s):
-    program = (
-        f"import sys, time\nstart = time.perf_counter()\n{code}\nprint(time.perf_counter() - start, file=sys.stderr)"
-    )
-    best = min(
-        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr)
-        for _ in range(3)
-    )
-    assert best < limit_s
+def test_the_first_words_need_few_modules(code, most):
+    """What a start costs: a module takes about half a millisecond, the ones named here a tenth of a second and more."""
+    heavy = "torch", "transformers", "numpy", "pydantic", "huggingface_hub", "starlette", "zmq", "asyncio"
+    program = f"import sys; before = len(sys.modules)\n{code}\n"
+    program += f"print(len(sys.modules) - before, *set({heavy}) & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    count, *imported = done.stderr.split()
+    assert (int(count) < most, imported) == (True, [])
 
 
 def test_help_names_every_command():

@@ -42,7 +42,7 @@ class Server:
             )
 
     def wait_ready(self) -> Server:
-        for _ in range(1200):
+        for _ in range(3000):
             if self.process.poll() is not None:
                 raise AssertionError(self.log.read_text())
             try:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from sgcore.plugins.check import check_all
@@ -22,9 +20,7 @@ def problems(site, monkeypatch):
         site.install(f"p-{name}", {"sgcore.weights": {name: f"m_{name}:Source"}}, modules={f"m_{name}": source})
     site.install("p-new", {"sgcore.weights": {"new": "m:Source"}}, ["sgcore>=7"])
     site.plugin("p-hooks", "def sgcore_check(plan): ...\n")
-    start = time.monotonic()
     found = {entry.name: problem for entry, problem in check_all(site.installed().entries, limit_s=5)}
-    assert time.monotonic() - start < 30
     return found
 
 

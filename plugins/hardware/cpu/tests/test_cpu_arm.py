@@ -28,8 +28,9 @@ COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 PROCESSORS = {"baseline": "cortex-a57", "neon_dotprod": "neoverse-n1"}
 """The emulator's names of processors whose best level is that."""
 THREADS = "3"
-missing = [tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None]
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"there is no {' and no '.join(missing)}")
+PACKAGES = {COMPILER: "g++-aarch64-linux-gnu", EMULATOR: "qemu-user"}
+missing = [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"kernels for ARM (on Debian: apt install {' '.join(missing)})")
 
 memory: dict[int, tuple[int, int]] = {}
 """By address that a call may have: where its block begins, and bytes."""

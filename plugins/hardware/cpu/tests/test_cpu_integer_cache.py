@@ -120,7 +120,7 @@ def test_the_native_kernels_and_torch_round_alike(opened: Open, prompts: list[li
         assert_near(reference, replies(native, prompts), SAME)
 
 
-@pytest.mark.skipif(not usable_levels(), reason="nothing is recorded without the native library")
+@pytest.mark.skipif(not usable_levels(), reason="no native library (on Debian: apt install g++; then make setup)")
 @pytest.mark.parametrize(
     "options, times",
     [(INTEGERS, 1), ({**INTEGERS, "attention_backend": "torch_native"}, 0), ({"kv_cache_dtype": "fp8"}, 0)],

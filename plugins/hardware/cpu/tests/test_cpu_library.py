@@ -14,7 +14,8 @@ from sgcore_cpu import library
 from sgcore_cpu.kernels import CpuKernels
 from sgcore_cpu.native import build
 
-needs_library = pytest.mark.skipif(not library.usable_levels(), reason="sgcore-cpu was installed without a compiler")
+NO_LIBRARY = "no native library (on Debian: apt install g++; then make setup)"
+needs_library = pytest.mark.skipif(not library.usable_levels(), reason=NO_LIBRARY)
 
 
 @needs_library

@@ -9,7 +9,9 @@ from sgcore_cpu.kernels import CpuKernels
 from sgcore_cpu.library import recording, usable_levels
 from sgcore_cpu.tape import recorded
 
-needs_library = pytest.mark.skipif(not usable_levels(), reason="there is no native library")
+needs_library = pytest.mark.skipif(
+    not usable_levels(), reason="no native library (on Debian: apt install g++; then make setup)"
+)
 
 
 @needs_library
