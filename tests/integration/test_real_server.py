@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -99,12 +100,24 @@ def test_a_call_that_the_model_goes_on_with(server: Server) -> None:
     assert "".join(call.function.arguments for call in calls) == made.function.arguments
 
 
+def test_forced_calls_keep_to_schema_and_grammar_and_are_never_content(server: Server) -> None:
+    client = server.client()
+    grammar = {"syntax": "regex", "definition": "[a-z]{3,5}[0-9]"}
+    word: Any = {"type": "custom", "custom": {"name": "word", "format": {"type": "grammar", "grammar": grammar}}}
+    options: dict[str, Any] = {"tool_choice": "required"}
+    (made,) = ask(client, "Say a word", tools=[word], max_tokens=64, **options).choices[0].message.tool_calls
+    assert re.fullmatch("[a-z]{3,5}[0-9]", made.custom.input)
+    for limit in range(1, 24, 3):
+        choice = ask(client, "What is the weather in Paris?", tools=[WEATHER], max_tokens=limit, **options).choices[0]
+        assert not choice.message.content
+
+
 def test_errors_are_openais(server: Server) -> None:
     client = server.client()
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hi"}])
     assert unknown.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError, match="longest"):
+    with pytest.raises(openai.BadRequestError, match="longer than the model's context length"):
         client.completions.create(model="smol", prompt="word " * 20000)
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.completions.create(model="smol", prompt="hi", temperature=-1)
