@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,21 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def seed(request: pytest.FixtureRequest) -> int:
+    """Random inputs of a test don't depend on the tests before it; SGCORE_TEST_SEED gives it others."""
+    chosen = int(os.environ.get("SGCORE_TEST_SEED") or zlib.crc32(request.node.nodeid.encode()))
+    random.seed(chosen)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(chosen)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(chosen)
+    request.node.add_report_section(
+        "setup", "seed", f"SGCORE_TEST_SEED={chosen} gives this test the same random inputs"
+    )
+    return chosen
 
 
 @pytest.fixture(scope="session")

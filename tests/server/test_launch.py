@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,69 +75,69 @@ def streaming(server: Served, tokens: int) -> Iterator[list[str]]:
 
     def read() -> None:
         body = {"prompt": "a", "max_tokens": tokens, "stream": True}
-        with httpx2.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as reply:
+        with httpx2.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as reply:
             lines.extend(event.data for event in httpx2.EventSource(reply))
 
     thread = threading.Thread(target=read)
     thread.start()
-    time.sleep(0.3)
+    wait_until(lambda: lines)
     yield lines
     thread.join()
 
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_an_idle_server_ends_at_once(sent: signal.Signals, code: int) -> None:
-    with served() as server:
-        wait_until(lambda: server.says("ready to roll!"), 20)
+    with served(timeout_s=600) as server:
+        wait_until(lambda: server.says("ready to roll!"), 60)
         assert server.status() == 200
         assert server.says("weights  1 MiB") and server.says(f"curl {server.url}/v1/chat/completions")
         server.process.send_signal(sent)
-        assert server.process.wait(5) == code
+        assert server.process.wait(60) == code
 
 
 def test_health_answers_while_the_engine_starts() -> None:
-    with served(start_s=30) as server:
-        wait_until(lambda: server.status() == 503, 20)
+    with served(start_s=600) as server:
+        wait_until(lambda: server.status() == 503, 60)
         reply = httpx2.post(f"{server.url}/generate", json={"text": "a"})
         assert reply.status_code == 503 and "starting" in reply.text
         server.process.terminate()
-        assert server.process.wait(5) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_running_requests_are_finished_before_the_end() -> None:
     with served() as server:
-        wait_until(lambda: server.says("ready to roll!"), 20)
+        wait_until(lambda: server.says("ready to roll!"), 60)
         with streaming(server, 30) as lines:
             server.process.terminate()
             wait_until(lambda: server.status() == 503)
             assert httpx2.post(f"{server.url}/generate", json={"text": "a"}).status_code == 503
-            assert server.process.wait(10) == 0
+            assert server.process.wait(60) == 0
         assert lines[-1] == "[DONE]"
 
 
 def test_the_drain_has_a_deadline() -> None:
     with served(timeout_s=0.5) as server:
-        wait_until(lambda: server.says("ready to roll!"), 20)
+        wait_until(lambda: server.says("ready to roll!"), 60)
         with streaming(server, 4000) as lines:
             server.process.terminate()
-            assert server.process.wait(5) == 0
+            assert server.process.wait(60) == 0
         assert '"finish_reason":"abort"' in lines[-2]
         assert server.says("--shutdown-timeout")
 
 
 def test_the_engines_death_ends_the_server_with_one() -> None:
     with served() as server:
-        wait_until(lambda: server.says("ready to roll!"), 20)
+        wait_until(lambda: server.says("ready to roll!"), 60)
         with streaming(server, 4000) as lines:
             server.process.send_signal(signal.SIGUSR1)
-            assert server.process.wait(5) == 1
+            assert server.process.wait(60) == 1
         assert "killed" in lines[-1] and '"error"' in lines[-1]
         assert server.says("the engine core has died: killed")
 
 
 def test_a_lost_device_starts_the_engine_again_a_few_times() -> None:
     with served(start_s=1) as server:
-        wait_until(lambda: server.says("ready to roll!"), 20)
+        wait_until(lambda: server.says("ready to roll!"), 60)
         with streaming(server, 4000) as lines:
             server.process.send_signal(signal.SIGUSR2)
             wait_until(lambda: "starts again: device lost" in httpx2.get(f"{server.url}/health").text)
@@ -146,21 +145,21 @@ def test_a_lost_device_starts_the_engine_again_a_few_times() -> None:
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "restarting")
         assert "device lost" in lines[-1] and '"error"' in lines[-1]
         for _ in range(2):
-            wait_until(lambda: server.status() == 200, 20)
+            wait_until(lambda: server.status() == 200, 60)
             reply = httpx2.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}, timeout=20)
             assert reply.status_code == 200
             server.process.send_signal(signal.SIGUSR2)
             wait_until(lambda: server.status() == 503)
-        wait_until(lambda: server.status() == 200, 20)
+        wait_until(lambda: server.status() == 200, 60)
         assert "sgcore:num_requests_total" in httpx2.get(f"{server.url}/metrics").text
         server.process.send_signal(signal.SIGUSR2)
-        assert server.process.wait(20) == 1, "the fourth time"
+        assert server.process.wait(60) == 1, "the fourth time"
         assert server.says("the engine core has died: device lost")
 
 
 def test_a_failed_start_says_why() -> None:
     with served(start_s=-0.1) as server:
-        assert server.process.wait(20) == 1
+        assert server.process.wait(60) == 1
         wait_until(lambda: server.says("refused: no memory / buy more"))
 
 
