@@ -19,6 +19,7 @@ import msgspec
 
 from sgcore.engine.checkpoint import Checkpoint, read_checkpoint, with_end_tokens
 from sgcore.engine.limits import (
+    MAX_LOGPROB_ENTRIES,
     MAX_NAMESPACE_CHARS,
     MAX_RID_CHARS,
     MAX_TOP_LOGPROBS,
@@ -409,10 +410,23 @@ class Frontend:
         if max(prompt.sampling.logprob_token_ids, default=0) >= self.vocab_size:
             message = f"token_ids_logprob must hold token ids below {self.vocab_size}"
             raise RequestError(message, param="token_ids_logprob")
+        self._check_logprob_entries(prompt, tokens)
         most, samples = int(self.plan.options["max_queued_tokens"]), prompt.sampling.n
         if samples > 1 and samples * tokens > most:
             message = f"{samples} samples of {tokens} prompt tokens are more than {most} (--max-queued-tokens)"
             raise RequestError(message, param="n")
+
+    def _check_logprob_entries(self, prompt: Prompt, tokens: int) -> None:
+        """Refuse a reply of log-probabilities that nobody could read and that takes seconds to write."""
+        if prompt.top_logprobs < 0:
+            return
+        sampling, room = prompt.sampling, self.context_tokens - tokens
+        new = room if sampling.max_new_tokens is None else min(sampling.max_new_tokens, room)
+        listed = tokens - prompt.logprob_start if prompt.logprob_start >= 0 else 0
+        entries = sampling.n * (new + max(listed, 0)) * (1 + prompt.top_logprobs + len(sampling.logprob_token_ids))
+        if entries > MAX_LOGPROB_ENTRIES:
+            message = f"{entries:,} log-probabilities are asked for; the most of a request is {MAX_LOGPROB_ENTRIES:,}"
+            raise RequestError(f"{message}: fewer top tokens, or max_new_tokens", param="top_logprobs_num")
 
     def _check_ids(self, ids: list[int], param: str) -> None:
         """A tokenizer may have tokens that the model has no embedding for, and a text that has them can't be served."""

@@ -12,6 +12,8 @@ from sgcore.engine.sampling import INT32_MAX
 from sgcore.errors import RequestError
 
 MAX_TOP_LOGPROBS = 256
+MAX_LOGPROB_ENTRIES = 1 << 22
+"""A prompt and answer of 128k tokens with 30 alternatives each; as JSON 200 MB."""
 MAX_LOGPROB_IDS = 256
 MAX_RID_CHARS = 256
 """Characters of an id that a client gives. Those of a request's parts are a little longer."""

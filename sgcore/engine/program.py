@@ -18,6 +18,7 @@ from sgcore.engine.frontend import Changes, Frontend, Generation, Prompt
 from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields, with_logprob_ids
 from sgcore.engine.messages import SamplingParams
 from sgcore.engine.outputs import to_dict
+from sgcore.engine.pace import Pace
 from sgcore.engine.pieces import MAX_SCORED_TOKENS, GenPiece, Group, Piece, SelectPiece
 from sgcore.engine.sampling import sampling_from
 from sgcore.engine.scoring import Candidate, candidate, check_method, values
@@ -67,6 +68,7 @@ class Program:
         self._frontend = frontend
         self._steps = self._run()
         self._found: list[dict[int, Generation]] = []
+        self._pace = Pace()
 
     @property
     def chars(self) -> int:
@@ -217,7 +219,7 @@ class Program:
         piece = self.pieces[place].gen if place < len(self.pieces) else None
         if piece is not None:
             for _, generation in changes:
-                if generation.index == 0:
+                if generation.index == 0 and self._pace.is_due(place, generation):
                     shown = self._show(generation, piece)
                     meta = {**shown["meta_info"], "id": self.rid}
                     yield {"piece": place - self.given, "text": shown["text"], "meta_info": meta}

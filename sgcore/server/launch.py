@@ -122,7 +122,7 @@ class CoreServer(uvicorn.Server):
         self._starter.start()
 
     def _keep_core(self) -> None:
-        """Start the core and stay: the kernel ends a child when the thread that made it ends, if it was asked to."""
+        """Start the core, and another one where its device is lost."""
         try:
             self._start_core()
             announce(self._frontend, self.service, self.port)

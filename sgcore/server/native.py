@@ -14,6 +14,7 @@ from starlette.responses import Response
 from sgcore.engine.frontend import Generation, Prompt
 from sgcore.engine.limits import MAX_RID_CHARS, check_name, ids_of_each, logprob_fields, with_logprob_ids
 from sgcore.engine.outputs import to_dict
+from sgcore.engine.pace import Pace, volume
 from sgcore.engine.pieces import Group, Piece
 from sgcore.engine.sampling import INT32_MAX, sampling_from
 from sgcore.errors import RequestError
@@ -165,16 +166,23 @@ def _reply(service: Service, body: GenerateRequest, prompt: Prompt, generation: 
 async def _events(service: Service, body: GenerateRequest, prompts: list[Prompt]) -> AsyncGenerator[bytes, None]:
     samples = max(prompt.sampling.n for prompt in prompts)
     is_indexed = samples > 1 or not _is_single(body)
+    pace = Pace()
+
+    def block(position: int, generation: Generation) -> bytes:
+        reply = _reply(service, body, prompts[position], generation)
+        if is_indexed:
+            reply["index"] = position * samples + generation.index
+        return event(ENCODER.encode(reply))
+
     async with aclosing(service.run(prompts)) as batches:
         async for changes in batches:
             blocks = []
             for position, generation in changes:
                 raise_if_failed(generation)
-                reply = _reply(service, body, prompts[position], generation)
-                if is_indexed:
-                    reply["index"] = position * samples + generation.index
-                blocks.append(event(ENCODER.encode(reply)))
-            yield b"".join(blocks)
+                if pace.is_due((position, generation.index), generation):
+                    blocks.append(await service.off_loop(volume(generation), block, position, generation))
+            if blocks:
+                yield b"".join(blocks)
 
 
 async def generate_prompts(request: Request, service: Service, body: GenerateRequest) -> Response:
@@ -183,9 +191,10 @@ async def generate_prompts(request: Request, service: Service, body: GenerateReq
     if body.stream:
         return EventStream(_events(service, body, prompts))
     finished = await or_disconnect(request, service.complete(prompts))
-    replies = [
-        _reply(service, body, prompt, generation)
-        for prompt, samples in zip(prompts, finished, strict=True)
-        for generation in samples
-    ]
-    return json_response(replies[0] if _is_single(body) and len(replies) == 1 else replies)
+    pairs = [(prompt, sample) for prompt, samples in zip(prompts, finished, strict=True) for sample in samples]
+
+    def respond() -> Response:
+        replies = [_reply(service, body, prompt, generation) for prompt, generation in pairs]
+        return json_response(replies[0] if _is_single(body) and len(replies) == 1 else replies)
+
+    return await service.off_loop(sum(volume(generation) for _, generation in pairs), respond)

@@ -204,3 +204,12 @@ def test_observers_hear_of_finished_requests() -> None:
     generate(client, text="ab", sampling_params={"max_new_tokens": 3}, rid="r")
     (summary,) = heard
     assert summary["rid"] == "r" and summary["finish"] == "length" and summary["completion_tokens"] == 3
+
+
+def test_a_long_stream_of_logprobs_is_sent_in_growing_steps(client: TestClient, frontend: FakeFrontend) -> None:
+    body = {"text": "a", "return_logprob": True, "top_logprobs_num": 3, "sampling_params": {"max_new_tokens": 3000}}
+    frontend.limit = 3000
+    sent = events(client, **body)
+    lengths = [len(event["output_ids"]) for event in sent]
+    assert lengths[:900] == list(range(1, 901)) and lengths[-1] == 3000 and len(lengths) < 1500
+    assert len(sent[-1]["meta_info"]["output_top_logprobs"]) == 3000
