@@ -164,6 +164,6 @@ def test_a_send_to_a_core_that_has_died_does_not_block(process: CoreProcess) -> 
 def test_a_reply_of_millions_of_logprobs_is_refused(core: Core) -> None:
     sampling = SamplingParams(max_new_tokens=None, temperature=0.0, n=64)
     asked = Prompt(sampling, input_ids=[1, 2], logprob_start=0, top_logprobs=256)
-    with pytest.raises(RequestError, match=r"8,224,000 log-probabilities .* the most of a request is 4,194,304"):
+    with pytest.raises(RequestError, match=r"8,421,376 log-probabilities .* the most of a request is 4,194,304"):
         list(core.frontend.stream(asked))
     assert not core.requests
