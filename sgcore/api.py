@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from sgcore.lang import Primitive as Primitive
+from sgcore.model_config import Rule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +116,15 @@ class Model(ABC):
 
     packed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Fused parameter -> the checkpoint's names of its parts: `{"qkv_proj": ("q_proj", "k_proj", "v_proj")}`."""
+
+    keys: ClassVar[Mapping[str, Rule] | None] = None
+    """What is read of the configuration, and which values can be served (`sgcore.model_config`). Another value ends the
+    start, another key is named in a warning. None: not said, and nothing is checked."""
+
+    @classmethod
+    def refusals(cls, hf_config: HfConfig, context_tokens: int) -> Sequence[str]:
+        """Reasons beside `keys` why a configuration can't be served, by the key's name. Must not build anything."""
+        return ()
 
     @classmethod
     def traits(cls, hf_config: HfConfig) -> ModelTraits:

@@ -5,7 +5,7 @@ A model plugin says what differs (biases, norms on queries and keys, windows) an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -15,8 +15,12 @@ from sgcore.layers.attention import Attention
 from sgcore.layers.linear import Embedding, Linear
 from sgcore.layers.mlp import GatedMLP
 from sgcore.layers.norm import RMSNorm
-from sgcore.layers.rotary import RotaryTable
+from sgcore.layers.rotary import RotaryTable, rope_refusals
+from sgcore.model_config import HEAD, SIZES, Rule, anything, flag, number, one_of, optional
 from sgcore.runner.batch import ForwardBatch
+
+MOST_ANGLES = 1 << 31
+"""Of a rotary table: 16 million positions of heads of 128."""
 
 
 class DecoderAttention(nn.Module):
@@ -27,7 +31,7 @@ class DecoderAttention(nn.Module):
         self.rotary = rotary
         heads = int(config["num_attention_heads"])
         kv_heads = int(config.get("num_key_value_heads") or heads)
-        size, eps = head_dim(config), float(config["rms_norm_eps"])
+        size, eps = head_dim(config), norm_eps(config)
         sizes = (heads * size, kv_heads * size, kv_heads * size)
         name = f"model.layers.{index}.self_attn"
         hidden = int(config["hidden_size"])
@@ -64,13 +68,17 @@ class DecoderStyle:
         """Tokens that a layer sees behind each token; None: all."""
         return None
 
+    def refusals(self, config: HfConfig) -> Sequence[str]:
+        """What of this family's own keys can't be served, as in `Model.refusals`."""
+        return ()
+
 
 class DecoderLayer(nn.Module):
     """norm, attention, norm, MLP, each with its residual."""
 
     def __init__(self, config: HfConfig, build: Build, index: int, rotary: RotaryTable, style: DecoderStyle) -> None:
         super().__init__()
-        hidden, eps = int(config["hidden_size"]), float(config["rms_norm_eps"])
+        hidden, eps = int(config["hidden_size"]), norm_eps(config)
         self.input_layernorm = RMSNorm(build, hidden, eps)
         self.self_attn = DecoderAttention(config, build, index, rotary, style)
         self.post_attention_layernorm = RMSNorm(build, hidden, eps)
@@ -93,7 +101,7 @@ class Decoder(nn.Module):
         rotary = RotaryTable(config, head_dim(config), build)
         count = int(config["num_hidden_layers"])
         self.layers = nn.ModuleList(DecoderLayer(config, build, i, rotary, style) for i in range(count))
-        self.norm = RMSNorm(build, hidden, float(config["rms_norm_eps"]))
+        self.norm = RMSNorm(build, hidden, norm_eps(config))
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         x, residual = self.embed_tokens(batch.input_ids), None
@@ -110,7 +118,26 @@ class DecoderModel(nn.Module, Model):
         "qkv_proj": ("q_proj", "k_proj", "v_proj"),
         "gate_up_proj": ("gate_proj", "up_proj"),
     }
+    keys: ClassVar[Mapping[str, Rule]] = {
+        **dict.fromkeys(("rope_parameters", "rope_scaling", "original_max_position_embeddings"), anything),
+        **{key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")},
+        "num_attention_heads": SIZES["num_attention_heads"],
+        "num_key_value_heads": optional(SIZES["num_key_value_heads"]),
+        "head_dim": optional(HEAD),
+        "max_position_embeddings": optional(SIZES["max_position_embeddings"]),
+        "rms_norm_eps": optional(number),
+        "hidden_act": one_of("silu", "swish", None),
+        "rope_theta": optional(number),
+        "partial_rotary_factor": optional(number),
+        **dict.fromkeys(("attention_bias", "mlp_bias", "tie_word_embeddings"), flag),
+        "is_causal": one_of(True, None),
+    }
     style: ClassVar[DecoderStyle] = DecoderStyle()
+
+    @classmethod
+    def refusals(cls, hf_config: HfConfig, context_tokens: int) -> Sequence[str]:
+        wrong = _head_refusals(hf_config)
+        return wrong or [*rope_refusals(hf_config, head_dim(hf_config), context_tokens), *cls.style.refusals(hf_config)]
 
     def __init__(self, hf_config: HfConfig, build: Build) -> None:
         super().__init__()
@@ -136,3 +163,23 @@ class DecoderModel(nn.Module, Model):
 def head_dim(config: HfConfig) -> int:
     """`head_dim`, or the hidden size divided by the heads."""
     return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
+
+
+def norm_eps(config: HfConfig) -> float:
+    """`rms_norm_eps`, or the value that transformers has for most decoders where it is missing."""
+    return float(1e-6 if (eps := config.get("rms_norm_eps")) is None else eps)
+
+
+def _head_refusals(config: HfConfig) -> list[str]:
+    """What doesn't go together of the heads' sizes."""
+    heads, hidden, size = config["num_attention_heads"], config["hidden_size"], config.get("head_dim")
+    kv_heads = config.get("num_key_value_heads") or heads
+    if heads % kv_heads:
+        return [f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"]
+    if not size and hidden % heads:
+        return [f"hidden_size {hidden} is no multiple of num_attention_heads {heads}, and there is no head_dim"]
+    if head_dim(config) % 2:
+        return [f"head_dim {head_dim(config)} is odd, and halves of heads are rotated"]
+    if head_dim(config) * int(config.get("max_position_embeddings") or 0) > MOST_ANGLES:
+        return [f"max_position_embeddings {config['max_position_embeddings']:,} are too many for heads of {size}"]
+    return []

@@ -29,7 +29,10 @@ def context(said: int | None, hf_config: Mapping[str, Any]) -> tuple[int, str]:
     """Prompt plus output in tokens, and who decided it. Raises LaunchError for more than the model was made for."""
     limit = _anywhere(hf_config, CONTEXT_KEYS)
     if limit is None and said is None:
-        raise LaunchError("the model's configuration gives no context length", "say it with --context-length")
+        raise LaunchError(
+            "the model's configuration gives no context length (max_position_embeddings)",
+            "say it with --context-length",
+        )
     if said is None:
         return int(limit), "config.json"
     if limit is not None and said > int(limit):

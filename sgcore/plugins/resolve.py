@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 from sgcore.api import Model, Platform, WeightSource
 from sgcore.config import Choices
 from sgcore.errors import LaunchError
+from sgcore.model_config import check_sizes, refused, unread
 from sgcore.plugins import drivers, numbers, packages
 from sgcore.plugins.checkpoint import merged_config, open_source, select_source, tokenizer_settings
 from sgcore.plugins.installed import Installed
@@ -19,6 +21,8 @@ from sgcore.plugins.manager import Hooks, load_hooks
 from sgcore.plugins.offers import offered_platform
 from sgcore.plugins.plan import Decision, Driver, Plan
 from sgcore.plugins.settings import PluginOptionParser, apply_defaults, plugin_values
+
+log = logging.getLogger(__name__)
 
 Found = Callable[[Driver, Path], None]
 """Takes the weight source and the checkpoint's path."""
@@ -75,6 +79,7 @@ class _Resolution:
         self._record("path", str(path), "found" if Path(self.choices.model.model_path).exists() else "the hub")
         source, opened = self._checkpoint(path)
         hf_config = merged_config(opened, self.choices.model.json_model_override_args)
+        check_sizes(hf_config)
         stored = {} if self.choices.model.quantization else opened.quantization_config()
         hf_config = {**hf_config, "quantization_config": stored} if stored else hf_config
         model, architecture = self._model(hf_config)
@@ -84,6 +89,7 @@ class _Resolution:
         dtype = self._record("dtype", *numbers.dtype(self.choices.model.dtype, hf_config, device.dtypes))
         context = self._record("context_length", *numbers.context(self.choices.model.context_length, hf_config))
         settings = tokenizer_settings(opened, self.choices.model)
+        _check_keys(model, architecture, hf_config, context)
         plan = Plan(
             self.choices, str(path), hf_config, model, platform, attention, source, quantization, dtype, context,
             options={}, decisions=(),
@@ -198,3 +204,18 @@ class _Resolution:
         if reasons:
             raise LaunchError("; ".join(reasons))
         return plan
+
+
+def _check_keys(driver: Driver, architecture: type[Model], hf_config: Mapping[str, Any], context_tokens: int) -> None:
+    """Raises LaunchError with all that the model's driver can't serve; what it doesn't read is named in the log."""
+    rules = architecture.keys
+    reasons = [*refused(hf_config, rules or {})]
+    if not reasons:
+        reasons += architecture.refusals(hf_config, context_tokens)
+    if reasons:
+        raise LaunchError(
+            f"{driver.name} ({driver.distribution}) can't serve this configuration: {'; '.join(reasons)}",
+            "another plugin for models may; --model-impl names it",
+        )
+    if rules is not None and (keys := unread(hf_config, rules)):
+        log.warning("%s does not read these keys of the configuration: %s", driver.name, ", ".join(keys))

@@ -20,6 +20,13 @@ def write_checkpoint(config: Any, folder: Path, seed: int = 3, std: float = 0.3)
 
     Weights are large enough for the tokens of a greedy run to differ, and norms are no ones.
     """
+    model = random_model(config, seed, std)
+    model.save_pretrained(folder)
+    return model
+
+
+def random_model(config: Any, seed: int = 3, std: float = 0.3) -> Any:
+    """A model of a transformers configuration, as `write_checkpoint` saves it."""
     import transformers
 
     torch.manual_seed(seed)
@@ -30,7 +37,6 @@ def write_checkpoint(config: Any, folder: Path, seed: int = 3, std: float = 0.3)
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
         else:
             torch.nn.init.normal_(parameter, std=std)
-    model.save_pretrained(folder)
     return model
 
 

@@ -7,7 +7,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from sgcore import Engine
 from sgcore.errors import LaunchError
 from sgcore.testing.checkpoints import FIRST_TOKEN, greedy_tokens, log_probabilities, write_checkpoint
+from sgcore.testing.model_keys import REMOVED, Reference, changes_of, described
 
 NEW_TOKENS = 8
 GREEDY = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
@@ -41,6 +42,9 @@ class ModelSuite:
     """Options of `Engine` beside the suite's own."""
     tolerance: ClassVar[float] = 2e-3
     """Of a log-probability."""
+    changes: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    """Changes of `config.json` that mean something together. Each key is changed alone, too, by values that its own
+    suggests; a value of `sgcore.testing.model_keys.REMOVED` leaves the key out."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -139,8 +143,41 @@ class ModelSuite:
         with pytest.raises(LaunchError, match=r"layers\.0"):
             self.open(tmp_path)
 
+    def test_every_key_of_the_configuration_is_followed_or_refused(
+        self, checkpoint: tuple[Path, Any], prompts: list[list[int]], tmp_path: Path
+    ) -> None:
+        """Wherever transformers' logits change, the engine's do, or it refuses the key by its name."""
+        raw, wrong = json.loads((checkpoint[0] / "config.json").read_text()), []
+        reference = Reference(type(self.config), raw, prompts[-2])
+        for change in (*changes_of(checkpoint[1], raw), *self.changes):
+            changed = described(raw, change)
+            expected = reference.changed_logits(changed, tmp_path)
+            if expected is not None and (problem := self._differs(tmp_path, prompts[-2], expected, change)):
+                wrong.append(f"{_words(change)}: {problem}")
+        assert not wrong, "\n".join(wrong)
+
+    @classmethod
+    def _differs(cls, folder: Path, prompt: list[int], expected: torch.Tensor, change: Mapping[str, Any]) -> str | None:
+        """What is wrong with the answer to a changed configuration; None: it is transformers', or refused."""
+        try:
+            with cls.open(folder) as engine:
+                request: Any = {"sampling_params": {**GREEDY, "max_new_tokens": 1}, "return_logprob": True}
+                reply = engine.generate(input_ids=prompt, logprob_start_len=0, **request)
+        except Exception as error:
+            if not isinstance(error, LaunchError):
+                return f"{type(error).__name__}: {error}"
+            return None if any(key in str(error) for key in change) else f"refused, but not by name: {error}"
+        got = torch.tensor([entry[0] for entry in reply["meta_info"]["input_token_logprobs"][1:]])
+        wanted = expected[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
+        distance = float((got - wanted).abs().max())
+        return None if distance <= cls.tolerance else f"log-probabilities differ by up to {distance:.3g}"
+
     def test_importing_the_driver_starts_no_device(self, engine: Engine) -> None:
         import_alone(engine.plan.model.load().__module__)
+
+
+def _words(change: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {'left out' if value is REMOVED else repr(value)}" for key, value in change.items())
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The conformance suites of sources and grammars fail for a plugin that breaks its contract."""
+"""The conformance suites of sources, grammars and models fail for a plugin that breaks its contract."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from transformers import LlamaConfig
 
 from sgcore.api import Constraint, Grammar, GrammarBackend, Masks, Matcher
 from sgcore.errors import ConstraintError
+from sgcore.layers.decoder import DecoderModel
 from sgcore.testing.checkpoints import write_checkpoint
 from sgcore.testing.grammars import GrammarSuite
 from sgcore.testing.languages import END, LANGUAGES, VOCABULARY, make_tokenizer
+from sgcore.testing.models import ModelSuite
 from sgcore.testing.weights import Checkpoint, WeightSourceSuite
 from sgcore.weights.safetensors import SafetensorsSource
 
@@ -169,3 +171,25 @@ def test_a_backend_at_fault(fault: str, test: str) -> None:
     run_suite(test, "")
     with pytest.raises((AssertionError, ConstraintError, pytest.fail.Exception)):
         run_suite(test, fault)
+
+
+class Llama(ModelSuite):
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8,
+        max_position_embeddings=512,
+    )  # fmt: skip
+
+
+def test_a_model_that_computes_on_without_a_key_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgcore.testing.models.changes_of", lambda model, raw: iter([{"hidden_act": "gelu"}]))
+    prompt = list(range(3, 20))
+
+    def keys_are_tried(folder: Path) -> None:
+        folder.mkdir()
+        checkpoint = folder, write_checkpoint(Llama.config, folder)
+        Llama().test_every_key_of_the_configuration_is_followed_or_refused(checkpoint, [prompt, prompt], folder)
+
+    keys_are_tried(tmp_path / "refused")
+    monkeypatch.setattr(DecoderModel, "keys", {})
+    with pytest.raises(AssertionError, match="hidden_act 'gelu': log-probabilities differ"):
+        keys_are_tried(tmp_path / "ignored")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,7 @@ from sgcore.layers.decoder import DecoderModel, head_dim
 from sgcore.layers.linear import Embedding, Linear
 from sgcore.layers.norm import RMSNorm
 from sgcore.layers.rotary import RotaryTable
+from sgcore.model_config import Rule, number
 from sgcore.runner.batch import ForwardBatch
 
 
@@ -85,6 +89,8 @@ class Olmo2Decoder(nn.Module):
 
 class Olmo2ForCausalLM(DecoderModel):
     """The decoder, and what every language model has around it."""
+
+    keys: ClassVar[Mapping[str, Rule]] = {**DecoderModel.keys, "rms_norm_eps": number}
 
     def __init__(self, hf_config: HfConfig, build: Build) -> None:
         nn.Module.__init__(self)

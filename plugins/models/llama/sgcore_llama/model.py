@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from sgcore.api import HfConfig
 from sgcore.layers.decoder import DecoderModel, DecoderStyle
+from sgcore.model_config import WINDOW, Rule, optional
 
 
 class LlamaForCausalLM(DecoderModel):
@@ -21,4 +25,5 @@ class MistralStyle(DecoderStyle):
 class MistralForCausalLM(DecoderModel):
     """Llama's layers with Mistral's window."""
 
+    keys: ClassVar[Mapping[str, Rule]] = {**DecoderModel.keys, "sliding_window": optional(WINDOW)}
     style = MistralStyle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from sgcore.api import Build, CacheSpec, HfConfig, Model
 from sgcore.errors import LaunchError
 from sgcore.layers.attention import Attention
+from sgcore.model_config import SIZES, refused
 from sgcore_transformers.attention import PLACE, PagedAttention, Step
 from sgcore_transformers.build import bare_model, materialise
 from sgcore_transformers.norms import replace_norms
@@ -56,6 +57,10 @@ class TransformersModel(nn.Module, Model):
             self.add_module(child, module)
         self.known = {parameter for parameter, _ in self.named_parameters(remove_duplicate=False)}
         self.run_decoder, self.run_head = decoder.forward, _head(causal, decoder).forward
+
+    @classmethod
+    def refusals(cls, hf_config: HfConfig, context_tokens: int) -> Sequence[str]:
+        return refused(hf_config, {"vocab_size": SIZES["vocab_size"]})
 
     def cache_spec(self) -> CacheSpec:
         found = (module for module in self.modules() if isinstance(module, Attention))

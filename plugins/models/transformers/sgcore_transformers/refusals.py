@@ -30,6 +30,9 @@ def _reasons(config: HfConfig) -> Iterator[str]:
         yield "it has layers with a state (state space, convolution or linear attention)"
     if other := sorted({str(kind) for kind in config.get("layer_types") or ()} - LAYERS):
         yield f"it has layers of the kind {', '.join(other)}"
+    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        key = "use_bidirectional_attention" if config.get("use_bidirectional_attention") else "is_causal"
+        yield f"its tokens attend to later ones ({key})"
     if config.get("attn_logit_softcapping"):
         yield "it caps attention's scores (attn_logit_softcapping), which no attention backend does"
     if config.get("alibi"):
@@ -37,7 +40,8 @@ def _reasons(config: HfConfig) -> Iterator[str]:
     if config.get("num_kv_shared_layers"):
         yield "layers share their keys and values (num_kv_shared_layers)"
     if kinds := sorted(_rope_kinds(config) & set(MOVING_ROPES)):
-        yield f"its rotation depends on the longest sequence of a batch (rope type {', '.join(kinds)})"
+        key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+        yield f"its rotation depends on the longest sequence of a batch ({key}: {', '.join(kinds)})"
 
 
 def _count(value: Any) -> int:
@@ -46,6 +50,6 @@ def _count(value: Any) -> int:
 
 def _rope_kinds(config: HfConfig) -> set[str]:
     """Rope types of the configuration, those of single kinds of layer included."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     parts = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
     return {str(part.get("rope_type") or part.get("type")) for part in parts}

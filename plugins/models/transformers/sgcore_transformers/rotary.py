@@ -60,12 +60,13 @@ def defer(modules: Iterable[nn.Module], step: Step) -> None:
             module.forward = MethodType(own, module)
 
 
-def restore(call: Call) -> None:
-    """Undo `defer` for a module that does something else to what it had rotated, or rotates a part."""
+def restore(call: Call) -> bool:
+    """Undo `defer` for a module that does something else to what it had rotated, or rotates a part; True: it was."""
     rotation = call.rotation
     whole = rotation is not None and rotation.cos.shape == (1, call.q.shape[2], call.q.shape[3])
     if rotation is None or rotation.q is not call.q or rotation.k is not call.k or not whole:
-        vars(call.module).pop("forward", None)
+        return vars(call.module).pop("forward", None) is not None
+    return False
 
 
 def _rotates_halves(function: Any) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sgcore.errors import LaunchError
 from sgcore.kernels import Kernels
@@ -55,15 +55,20 @@ def attention_layers(causal: Any, decoder: nn.Module, head: nn.Module, step: Ste
         raise refusal(name, "its forward pass takes no position_ids")
     defer(decoder.modules(), step)
     ids = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
-    with _buffers_on_meta(causal), torch.inference_mode():
+
+    def run() -> tuple[list[Call], Tensor]:
         with _refusing(name), recorded(step) as calls:
             hidden = decoder(input_ids=ids, position_ids=ids, use_cache=False).last_hidden_state
         if problems := [problem for call in calls for problem in _problems(call)]:
             raise refusal(name, problems[0])
+        return calls, hidden
+
+    with _buffers_on_meta(causal), torch.inference_mode():
+        calls, hidden = run()
+        if any([restore(call) for call in calls]):  # their own rotation has not been seen yet
+            calls, hidden = run()
         with _refusing(name):
             head(inputs_embeds=hidden, use_cache=False)
-    for call in calls:
-        restore(call)
     layers = [_layer(call) for call in calls]
     _check_whole(name, causal.config, layers)
     return layers
