@@ -78,7 +78,7 @@ async def model_info(request: Request) -> Response:
         "model_type": plan.hf_config.get("model_type"),
         "architectures": plan.hf_config.get("architectures"),
         "max_model_len": frontend.context_tokens,
-        "chat_turns": frontend.chat_turns,
+        "chat_turns": await service.as_conversation(lambda: frontend.chat_turns),
     }
     return json_response(info)
 

@@ -57,21 +57,15 @@ def _template_arguments(body: ChatRequest, tools: Tools) -> dict[str, Any]:
     return {**extra, **given, "add_generation_prompt": adds, "continue_final_message": continues}
 
 
-async def rendered(service: Service, body: ChatRequest, tools: Tools = NO_TOOLS) -> tuple[list[int], str]:
+def rendered(service: Service, body: ChatRequest, tools: Tools = NO_TOOLS) -> tuple[list[int], str]:
     """The conversation as token ids, and what of the answer is in it already. Raises `RequestError` 400."""
     if not body.messages:
         raise RequestError("messages is empty", param="messages")
     messages = [template_message(message, position) for position, message in enumerate(body.messages)]
     arguments = _template_arguments(body, tools)
-    tokenizer, format = service.tokenizer, service.format
-
-    def render() -> tuple[list[int], str]:
-        text = tokenizer.apply_chat_template(messages, **arguments)
-        ids = tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))
-        return ids, format.turn(text) if format else ""
-
-    chars = sum(64 + len(message["content"]) for message in messages) + 256 * len(tools.allowed)
-    return await service.off_loop(chars, render)
+    text = service.tokenizer.apply_chat_template(messages, **arguments)
+    ids = service.tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))
+    return ids, service.format.turn(text) if service.format else ""
 
 
 def _top_logprobs(body: ChatRequest) -> int:
@@ -100,11 +94,11 @@ def _constrained(service: Service, sampling: SamplingParams, tools: Tools, parse
     return msgspec.structs.replace(constrained, constraint_after=service.format.reasoning_end or ())
 
 
-async def chat_replies(service: Service, body: ChatRequest) -> Replies:
+def chat_replies(service: Service, body: ChatRequest) -> Replies:
     """The request, ready to run. Raises `RequestError` 400."""
     tools = tools_of(body, service.format)
     sampling, top_logprobs = _sampling(service, body), _top_logprobs(body)
-    ids, turn = await rendered(service, body, tools)
+    ids, turn = rendered(service, body, tools)
     parsers = Parsers(service.format, turn, tools, body.separate_reasoning is not False)
     hides = sampling.skip_special_tokens and not (service.has_special_marks and parsers.are_needed)
     sampling = msgspec.structs.replace(_constrained(service, sampling, tools, parsers), skip_special_tokens=hides)
@@ -148,7 +142,7 @@ async def chat_completions(request: Request) -> Response:
     if body.max_completion_tokens is not None:
         request.state.field_names |= {"max_new_tokens": "max_completion_tokens"}
     service.check_model(body.model)
-    replies = await chat_replies(service, body)
+    replies = await service.as_conversation(chat_replies, service, body)
     if body.stream:
         return EventStream(_events(replies))
     (generations,) = await or_disconnect(request, service.complete([replies.prompt]))

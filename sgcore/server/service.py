@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from sgcore.config import ServerOptions
@@ -17,6 +18,7 @@ from sgcore.parsing.formats import Format
 from sgcore.parsing.served import served_format
 from sgcore.server.activity import CURRENT, LoadLog
 from sgcore.server.metrics import Metrics
+from sgcore.tokenizer.renderer import PROCESSES
 
 T = TypeVar("T")
 Observer = Callable[[Mapping[str, Any]], None]
@@ -44,6 +46,7 @@ class Service:
         self.has_special_marks = False
         """The format's delimiters are special tokens, which must be shown to be found."""
         self._load_log = LoadLog()
+        self._conversations: anyio.CapacityLimiter | None = None
         self._frontend: Any = None
         self._restart: str | None = None
         if frontend is not None:
@@ -149,6 +152,12 @@ class Service:
         if chars <= INLINE_CHARS:
             return call(*args)
         return await anyio.to_thread.run_sync(call, *args)
+
+    async def as_conversation(self, call: Callable[..., T], *args: Any) -> T:
+        """`call(*args)` in one of a few threads: it waits for a chat template, and templates take their time."""
+        if self._conversations is None:
+            self._conversations = anyio.CapacityLimiter(PROCESSES)
+        return await anyio.to_thread.run_sync(call, *args, limiter=self._conversations)
 
     def _observe(self, generation: Generation) -> None:
         if self.observer is not None:

@@ -79,7 +79,7 @@ async def _encode(service: Service, body: TokenizeRequest) -> list[Any]:
             continue_final_message=body.continue_final_message,
             chat_template_kwargs=body.chat_template_kwargs,
         )
-        return (await rendered(service, chat))[0]
+        return (await service.as_conversation(rendered, service, chat))[0]
     encode, special = service.tokenizer.encode, body.add_special_tokens
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
     service.check_count(len(texts), "prompt")

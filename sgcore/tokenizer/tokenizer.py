@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from sgcore.errors import RequestError
+from sgcore.tokenizer.conversation import render_conversation
+from sgcore.tokenizer.renderer import RENDERER, TemplateError
 from sgcore.tokenizer.spelling import Spelling, spelling_of
 
 
@@ -110,17 +112,18 @@ class Tokenizer:
         return self.chat_template is not None or bool(self.hf.chat_template)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
-        """The conversation as a prompt, by the model's own template, rendered in transformers' sandbox.
+        """The conversation as a prompt, by the model's own template, rendered in a sandbox in another process.
 
-        Raises RequestError if the template refuses the messages or there is none.
+        Raises RequestError if the template refuses the messages, takes too long for them, or there is none.
         """
         if not self.has_chat_template:
             raise RequestError("the model has no chat template; give one with --chat-template", param="messages")
         kwargs.setdefault("add_generation_prompt", True)
-        kwargs.setdefault("chat_template", self.chat_template)
+        template = kwargs.pop("chat_template", None) or self.chat_template
         try:
-            return str(self.hf.apply_chat_template(messages, tokenize=False, **kwargs))
-        except Exception as error:
+            text = self.hf.get_chat_template(template, kwargs.get("tools"))
+            return render_conversation(RENDERER, text, messages, {**self.hf.special_tokens_map, **kwargs})
+        except (TemplateError, TypeError, ValueError) as error:
             raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
 
 

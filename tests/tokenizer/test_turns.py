@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sgcore.errors import RequestError
 from sgcore.tokenizer.tokenizer import Tokenizer
@@ -55,14 +54,12 @@ class Hf:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [1, *text.encode()] if text.startswith("<") else list(text.encode())
 
-    def apply_chat_template(self, messages: Any, *, tokenize: bool, chat_template: Any, **arguments: Any) -> str:
-        def refuse(message: str) -> None:
-            raise ValueError(message)
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        return {"bos_token": self.bos_token or ""}
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True)
-        environment.globals["raise_exception"] = refuse
-        template = environment.from_string(self.chat_template or "")
-        return template.render(messages=messages, bos_token=self.bos_token or "", **arguments)
+    def get_chat_template(self, chat_template: str | None, tools: Any) -> str:
+        return chat_template or self.chat_template or ""
 
 
 def tokenizer(template: str | None, bos: str | None = None) -> Tokenizer:
