@@ -209,7 +209,8 @@ class CoreServer(uvicorn.Server):
 
 def announce(frontend: Any, service: Service, port: int) -> None:
     """Print the start table, the address and a command to try."""
-    sys.stdout.write(banner(frontend.report, service.name, service.options, port))
+    name = service.model_name(frontend)  # also of a server that is about to end
+    sys.stdout.write(banner(frontend.report, name, service.options, port))
     sys.stdout.flush()
 
 

@@ -82,7 +82,7 @@ def test_broken_bodies_beside_a_stream(tiny: Server) -> None:
 def test_a_megabyte_of_nesting_is_refused_at_once(tiny: Server) -> None:
     nested = b'{"text": ' + b"[" * 500_000 + b"]" * 500_000 + b"}"
     reply = httpx2.post(f"{tiny.url}/generate", content=nested, headers=JSON, timeout=5)
-    assert reply.status_code == 400 and httpx2.get(f"{tiny.url}/health", timeout=2).status_code == 200
+    assert reply.status_code == 413 and httpx2.get(f"{tiny.url}/health", timeout=2).status_code == 200
 
 
 def test_a_full_queue_says_when_to_come_again(tiny: Server) -> None:
