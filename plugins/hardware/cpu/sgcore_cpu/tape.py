@@ -195,7 +195,8 @@ def _are_rows(rows: Tensor, places: Tensor) -> bool:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """What tells memory apart; that of a weight which torch's library has packed can't be asked for, nor shared."""
+    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()
 
 
 def _copy(into: list[Tensor], out: Any) -> None:

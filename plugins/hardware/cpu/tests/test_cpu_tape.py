@@ -39,6 +39,18 @@ def test_native_calls_and_torchs_are_replayed_in_order() -> None:
         torch.testing.assert_close(means, out.mean(1))
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no mkldnn")
+def test_a_weight_that_torchs_library_has_packed() -> None:
+    kernels, weight, x = CpuKernels(), torch.randn(37, 32), torch.randn(3, 32)
+    packed = kernels.pack(weight)
+    with recorded() as tape:
+        out = kernels.linear(x * 2, packed)
+    x.copy_(torch.randn(3, 32))
+    tape.run()
+    assert packed.is_mkldnn
+    torch.testing.assert_close(out, x * 2 @ weight.T, atol=1e-4, rtol=1e-4)
+
+
 def test_zeros_that_are_written_to_are_zeros_again() -> None:
     x = torch.ones(4)
     with recorded() as tape:
