@@ -36,6 +36,21 @@ def anything(value: Any) -> str | None:
     return None
 
 
+def text(value: Any) -> str | None:
+    """A text."""
+    return None if isinstance(value, str) else "a text"
+
+
+def texts(value: Any) -> str | None:
+    """A list of texts."""
+    return None if isinstance(value, list) and all(isinstance(part, str) for part in value) else "a list of texts"
+
+
+def record(value: Any) -> str | None:
+    """An object."""
+    return None if isinstance(value, Mapping) else "an object"
+
+
 def optional(rule: Rule) -> Rule:
     """The key may be missing, or null."""
     return lambda value: None if value is None else rule(value)
@@ -57,6 +72,18 @@ SIZES: Mapping[str, Rule] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"), WINDOW),
 }
 """Sizes that every configuration means alike; the largest published ones are less than an eighth of these."""
+
+BY_LAYER = ("intermediate_size", "ffn_dim", "num_attention_heads", "num_key_value_heads", "head_dim")
+"""Sizes that some models have a list of."""
+
+PARTS: Mapping[str, Rule] = {
+    "architectures": optional(texts),
+    "model_type": optional(text),
+    "text_config": optional(record),
+    "quantization_config": optional(record),
+}
+QUANTIZATION: Mapping[str, Rule] = {"quant_method": optional(text)}
+"""What the launcher reads of every configuration."""
 
 UNREAD_EVERYWHERE = frozenset(
     (
@@ -86,17 +113,20 @@ UNREAD_EVERYWHERE = frozenset(
 
 
 def check_sizes(hf_config: Mapping[str, Any]) -> None:
-    """Raises `LaunchError` for a size that no model has, before anything is made as large."""
-    for record in (hf_config, hf_config.get("text_config")):
-        if not isinstance(record, Mapping):
-            continue
-        for key, rule in SIZES.items():
-            for value in _each(record.get(key)):
-                if (needed := rule(value)) is not None:
-                    raise LaunchError(
-                        f"the model's configuration says {key} {shown(value)}, not {needed}",
-                        "is config.json damaged, or overridden by --json-model-override-args?",
-                    )
+    """Raises `LaunchError` for parts and sizes that no model has, before anything is made as large."""
+    reasons = refused(hf_config, PARTS) or refused(hf_config.get("quantization_config") or {}, QUANTIZATION)
+    reasons = reasons or [
+        f"{key} {shown(value)}: needed is {needed}"
+        for part in (hf_config, hf_config.get("text_config") or {})
+        for key, rule in SIZES.items()
+        for value in _each(key, part.get(key))
+        if (needed := rule(value)) is not None
+    ]
+    if reasons:
+        raise LaunchError(
+            f"the model's configuration can't be right: {'; '.join(reasons)}",
+            "is config.json damaged, or overridden by --json-model-override-args?",
+        )
 
 
 def refused(hf_config: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:
@@ -117,6 +147,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
-def _each(value: Any) -> Iterator[Any]:
+def _each(key: str, value: Any) -> Iterator[Any]:
     """A value, or those for single layers; missing ones are none."""
-    yield from value if isinstance(value, list) else [] if value is None else [value]
+    yield from value if isinstance(value, list) and key in BY_LAYER else [] if value is None else [value]

@@ -62,8 +62,8 @@ def rope_refusals(config: HfConfig, head_dim: int, context_tokens: int) -> list[
         frequencies, factor = inverse_frequencies(config, head_dim)
     except LaunchError as error:
         return [f"{name}: {error}"]
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        return [f"{name} of type {kind!r} can't be had from {shown(dict(rope))}: {type(error).__name__}: {error}"]
+    except Exception as error:  # whatever transformers' own checks raise
+        return [f"{name} of type {kind!r} can't be had from {shown(dict(rope))}: {_last_line(error)}"]
     if len(frequencies) * 2 != head_dim or not frequencies.isfinite().all() or not math.isfinite(factor):
         return [f"{name} of type {kind!r} gives no finite frequencies for heads of {head_dim} from {shown(dict(rope))}"]
     return []
@@ -90,6 +90,10 @@ def inverse_frequencies(config: HfConfig, head_dim: int) -> tuple[Tensor, float]
 def _parameters(config: HfConfig) -> Any:
     """The older key counts where both are there, as in transformers."""
     return config.get("rope_scaling") or config.get("rope_parameters") or {}
+
+
+def _last_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}" if str(error).strip() else repr(error)
 
 
 def _kind(rope: Mapping[str, Any]) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 from sgcore.api import WeightSource
 from sgcore.config import ModelOptions
 from sgcore.errors import LaunchError
+from sgcore.model_config import shown
 from sgcore.plugins import drivers, packages
 from sgcore.plugins.installed import Installed
 from sgcore.plugins.manager import Hooks
 from sgcore.plugins.plan import Driver
-from sgcore.weights.settings import read_tokenizer_config
+from sgcore.weights.settings import read_text, read_tokenizer_config
 
 
 def select_source(path: Path, load_format: str, hooks: Hooks, installed: Installed) -> tuple[str, str]:
@@ -60,15 +61,19 @@ def tokenizer_settings(source: WeightSource, choices: ModelOptions) -> dict[str,
         return {"chat_template": read_template(choices.chat_template)}
     template = settings.get("chat_template")
     if isinstance(template, list):
-        template = "\n".join(str(part.get("template")) for part in template)
+        template = "\n".join(str(part.get("template")) for part in template if isinstance(part, dict))
+    if not isinstance(template, str | None):
+        raise LaunchError(
+            f"the tokenizer's chat_template is {shown(template)}, not a text", "give one by --chat-template"
+        )
     return {"chat_template": template, "response_template": settings.get("response_template")}
 
 
 def read_template(path: str) -> str:
     """The chat template in a file; raises LaunchError if it can't be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        return read_text(Path(path))
+    except LaunchError as error:
         raise LaunchError(f"the chat template can't be read: {error}", "see --chat-template") from error
 
 

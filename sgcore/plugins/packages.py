@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sgcore.errors import LaunchError
+from sgcore.weights.settings import read_json
 
 ENGINE_MODULES = ("torch", "transformers", "safetensors")
 """What the extra `engine` brings."""
@@ -74,10 +75,9 @@ def _of_model(architectures: Sequence[str] | None) -> list[str]:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path / "config.json")
+    except LaunchError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def unexpected(error: Exception) -> LaunchError:

@@ -20,6 +20,7 @@ class FolderSource(WeightSource):
         self.folder = Path(path)
         if not self.folder.is_dir():
             raise LaunchError(f"{path} is not a folder", "give a Hugging Face folder, or a file that a plugin reads")
+        _check_files(self.folder)
         self.config = read_json(self.folder / "config.json")
 
     def hf_config(self) -> dict[str, Any]:
@@ -40,6 +41,13 @@ class FolderSource(WeightSource):
                 f"no tokenizer can be loaded from {self.folder}: {_first_line(error)}",
                 "name its folder with --tokenizer-path, or serve token ids with --skip-tokenizer-init",
             ) from error
+
+
+def _check_files(folder: Path) -> None:
+    """Raises `LaunchError` for a pipe or a device, which a library would read without end."""
+    for file in folder.iterdir():
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise LaunchError(f"{file} is no regular file", "remove it, or download the checkpoint again")
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sgcore.errors import LaunchError
+from sgcore.model_config import shown
 from sgcore.weights.folder import FolderSource
 from sgcore.weights.settings import read_json
 
@@ -52,19 +53,33 @@ class SafetensorsSource(FolderSource):
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the checkpoint, by the index where there is one. Raises `LaunchError` if one is missing."""
     if (folder / INDEX).exists():
-        shards = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(shards, dict):
-            raise LaunchError(f"{folder / INDEX} has no 'weight_map'")
-        files = [folder / name for name in sorted(set(shards.values()))]
+        files = _shards(folder)
+        cause, hint = f"which {INDEX} names", "download the checkpoint again"
     else:
         single = folder / "model.safetensors"
         files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+        cause, hint = "to which there is a link without its file", "is the download complete?"
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise LaunchError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names", "download the checkpoint again")
+        raise LaunchError(f"{folder} lacks {', '.join(missing)}, {cause}", hint)
     if not files:
         raise LaunchError(f"{folder} has no *.safetensors file", "--load-format dummy serves random weights")
     return files
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files of the index. Raises `LaunchError` for a name that leads out of the folder."""
+    shards = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict):
+        raise LaunchError(f"{folder / INDEX} has no 'weight_map'")
+    for name in shards.values():
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise LaunchError(f"{folder / INDEX} names {shown(name)}, which is no file name")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise LaunchError(
+                f"{folder / INDEX} names {shown(name)}, which is not in its folder", "is the checkpoint to be trusted?"
+            )
+    return [folder / name for name in sorted(set(shards.values()))]
 
 
 def _names(file: Path) -> list[str]:

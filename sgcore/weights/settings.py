@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 from sgcore.errors import LaunchError
+
+MOST_BYTES = 64 << 20
+"""Of a JSON file or a template; the largest published ones, of tokenizers, have a fifth of it."""
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
@@ -25,20 +29,25 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
 
 
 def read_text(file: Path) -> str:
-    """A file's text. Raises `LaunchError` where it can't be read."""
+    """A file's text. Raises `LaunchError` where it can't be read, is no regular file, or is too large."""
     try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise LaunchError(f"can't read {file}: it is no regular file")
+        if status.st_size > MOST_BYTES:
+            raise LaunchError(f"{file} has {status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
         return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise LaunchError(f"can't read {file}: {error.strerror or error}") from error
+    except ValueError as error:
         raise LaunchError(f"can't read {file}: {error}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object. Raises `LaunchError` where there is none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LaunchError(f"can't read {file}: {error.strerror or error}") from error
-    except ValueError as error:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
         raise LaunchError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise LaunchError(f"{file} holds no JSON object")
