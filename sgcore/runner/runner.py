@@ -95,7 +95,15 @@ class ModelRunner(Runner):
             self.scheme = self.plan.quantization.load().from_config(config)
         driver: type[Model] = self.plan.model.load()
         self.build = Build(self.kernels, self.dtype, self.device, self.scheme, packed=driver.packed)
-        model: Any = driver(self.plan.hf_config, self.build)
+        try:
+            model: Any = driver(self.plan.hf_config, self.build)
+        except (MemoryError, RuntimeError) as error:  # torch has no type of its own for the host's memory
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            raise LaunchError(
+                f"there is no memory for the model's parameters: {str(error).strip().splitlines()[0]}",
+                "take a larger device or a quantised checkpoint; are the sizes in config.json right?",
+            ) from error
         return model.eval()  # type: ignore[no-any-return]
 
     def _weight_bytes(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -49,10 +50,12 @@ def bare_model(hf_config: HfConfig, build: Build) -> Any:
         config._attn_implementation = NAME
         with _parameters_on_meta(), _defaults(build):
             return getattr(transformers, name)(config).eval()
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, StrictDataclassError) as error:
         if isinstance(error, KeyError) and error.args == (NAME,):  # it looks for a class of that name
             raise refusal(name, "its layers attend, but not through transformers' attention interface") from error
-        raise LaunchError(f"transformers can't build {name}: {error}", "is config.json this model's?") from error
+        raise LaunchError(
+            f"transformers can't build {name}: {' '.join(str(error).split())}", "is config.json this model's?"
+        ) from error
 
 
 def materialise(causal: Any, build: Build, tied: Mapping[str, str]) -> None:

@@ -10,8 +10,9 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from sgcore.errors import LaunchError
+from sgcore.model_config import SIZES, number, refused
 from sgcore_gguf.architectures import Architecture, architecture
-from sgcore_gguf.header import Header
+from sgcore_gguf.header import DAMAGED, Header
 
 NUMBERS = {
     "embedding_length": "hidden_size",
@@ -77,6 +78,8 @@ def _numbers(header: Header, name: str) -> dict[str, Any]:
             value = value[0]
         if value is not None:
             found[hf] = _short(value)
+    if wrong := refused(found, {hf: SIZES.get(hf, number) for hf in found}):
+        raise LaunchError(f"the GGUF file's {name} model can't be right: {'; '.join(wrong)}", DAMAGED)
     missing = [key for key, hf in NUMBERS.items() if hf not in found and key not in OPTIONAL]
     if missing or "token_embd.weight" not in header.tensors:
         raise LaunchError(f"the GGUF file lacks {', '.join(f'{name}.{key}' for key in missing) or 'token_embd.weight'}")

@@ -16,10 +16,13 @@ from typing import Any
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from sgcore.errors import LaunchError
+from sgcore.model_config import shown
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DAMAGED = "the file is incomplete or damaged; download it again"
+MOST_DIMENSIONS = 4
+"""GGML_MAX_DIMS"""
 LENGTH = struct.Struct("<Q")
 SCALARS = {
     GGUFValueType.UINT8: "B",
@@ -57,6 +60,8 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Raises `LaunchError` for a file that is missing, no GGUF, cut short, or holds a type that can't be read."""
+    if path.exists() and not path.is_file():
+        raise LaunchError(f"{path} is no regular file")
     try:
         with path.open("rb") as file:
             if file.read(4) != MAGIC:
@@ -81,11 +86,16 @@ class _Parser:
             tensor_count, key_count = self.one("Q"), self.one("Q")
             metadata = {self.text(): self.value(self.one("I")) for _ in range(key_count)}
             infos = [self.tensor_head() for _ in range(tensor_count)]
-        except (struct.error, ValueError, OverflowError, MemoryError) as error:
+        except (struct.error, KeyError, ValueError, OverflowError, MemoryError, RecursionError) as error:
             raise LaunchError(f"{self.path} ends or breaks at byte {self.at:,}, in its header", DAMAGED) from error
-        alignment = int(metadata.get("general.alignment", 32))
+        alignment = metadata.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1:
+            raise LaunchError(f"{self.path}: general.alignment is {shown(alignment)}", DAMAGED)
         start = -(-self.at // alignment) * alignment
-        return Header(metadata, {info[0]: self.tensor(start, *info) for info in infos})
+        tensors = {info[0]: self.tensor(start, *info) for info in infos}
+        if len(tensors) < len(infos):
+            raise LaunchError(f"{self.path} has two tensors of one name", DAMAGED)
+        return Header(metadata, tensors)
 
     def one(self, code: str) -> Any:
         (value,) = struct.unpack_from("<" + code, self.data, self.at)
@@ -133,15 +143,20 @@ class _Parser:
 
     def tensor_head(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self.text()
-        shape = tuple(self.one("Q") for _ in range(self.one("I")))
+        dimensions = self.one("I")
+        if dimensions > MOST_DIMENSIONS:
+            raise ValueError("a tensor has too many dimensions")
+        shape = tuple(self.one("Q") for _ in range(dimensions))
         return name, shape[::-1], self.one("I"), self.one("Q")
 
     def tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> TensorInfo:
         try:
             known = GGMLQuantizationType(kind)
-        except ValueError as error:
+            block, block_bytes = GGML_QUANT_SIZES[known]
+        except (KeyError, ValueError) as error:
             raise LaunchError(f"{self.path}: tensor {name} has the unknown type {kind}", "upgrade gguf") from error
-        block, block_bytes = GGML_QUANT_SIZES[known]
+        if 0 in shape:
+            raise LaunchError(f"{self.path}: tensor {name} {shape} is empty", DAMAGED)
         size = prod(shape) // block * block_bytes
         if start + offset + size > len(self.data):
             raise LaunchError(f"{self.path} is cut short: tensor {name} ends past the file's end", DAMAGED)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
+from transformers import LlamaConfig
 
 from sgcore.errors import LaunchError
-from sgcore_gguf import hooks
+from sgcore.model_config import check_sizes
+from sgcore_gguf import configuration, hooks
 from sgcore_gguf.architectures import hf_name
 from sgcore_gguf.source import GGUFSource
 
@@ -77,3 +82,89 @@ def test_unknown_tensor(name: str) -> None:
 def test_hook_claims_files_by_their_ending() -> None:
     assert hooks.sgcore_select_weights(Path("a/b.GGUF")) == "gguf"
     assert hooks.sgcore_select_weights(Path("a/b.gguf/config.json")) is None
+
+
+@pytest.fixture
+def described(write_gguf, numbers) -> Path:
+    """A file with everything that is read of one: sizes, a scaling, a tokenizer, a template, two layers' tensors."""
+    config = LlamaConfig(
+        vocab_size=4, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    tokens: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["<unk>", "a", "b", "ab"],
+        "tokenizer.ggml.scores": [0.0, -1.0, -2.0, -3.0], "tokenizer.ggml.token_type": [2, 1, 1, 1],
+        "tokenizer.ggml.eos_token_id": 1, "tokenizer.chat_template": "{{ messages }}",
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": 2.0, "general.alignment": 32,
+    }  # fmt: skip
+    names = ("token_embd", "output_norm", "blk.0.attn_q")
+    tensors = {f"{name}.weight": np.ones((4, 32) if "norm" not in name else 32, np.float32) for name in names}
+    return write_gguf("llama", {**numbers("llama", config), **tokens}, tensors)
+
+
+def read_all(path: Path) -> None:
+    """What the launcher and the frontend read."""
+    source = GGUFSource(path)
+    check_sizes(source.hf_config())
+    source.generation_config()
+    source.tokenizer_config()
+    source.quantization_config()
+    source.tokenizer()
+    for _ in source.tensors():
+        pass
+
+
+@pytest.mark.parametrize(
+    "change", [lambda byte: byte ^ 0xFF, lambda byte: byte ^ 1, lambda byte: 0], ids=["inverted", "one bit", "zero"]
+)
+def test_damage_anywhere_in_the_header_is_refused_or_harmless(described: Path, change: Callable[[int], int]) -> None:
+    content = bytearray(described.read_bytes())
+    read_all(described)
+    header = content.index(b"blk.0.attn_q.weight") + 60
+    refusals = 0
+    for place in range(header):
+        before, content[place] = content[place], change(content[place])
+        described.write_bytes(content)
+        content[place] = before
+        try:
+            read_all(described)
+        except LaunchError:
+            refusals += 1
+    assert refusals > header // 4
+
+
+@pytest.mark.parametrize("alignment", [0, "x", 1.5, [32]])
+def test_an_alignment_that_cannot_be(write_gguf, alignment: Any) -> None:
+    assert "general.alignment" in refused(write_gguf("llama", {"general.alignment": alignment}, {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("block_count", 100_000), ("block_count", "2"), ("embedding_length", -1.0), ("attention.head_count", 0),
+        ("attention.head_count", [2, 0]), ("context_length", True), ("attention.layer_norm_rms_epsilon", "x"),
+        ("rope.freq_base", "x"), ("attention.head_count_kv", ["a"]),
+    ],
+)  # fmt: skip
+def test_a_size_that_cannot_be(write_gguf, numbers, key: str, value: Any) -> None:
+    config = LlamaConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=1, vocab_size=4)
+    path = write_gguf(
+        "llama",
+        {**numbers("llama", config), f"llama.{key}": value},
+        {"token_embd.weight": np.ones((4, 32), np.float32)},
+    )
+    with pytest.raises(LaunchError, match=rf"{key}|{configuration.NUMBERS[key]}"):
+        GGUFSource(path).hf_config()
+
+
+def test_arrays_within_arrays_without_end(tmp_path: Path) -> None:
+    nested = struct.pack("<IQ", 9, 1) * 100_000
+    content = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9) + nested
+    (tmp_path / "deep.gguf").write_bytes(content)
+    assert "in its header" in refused(tmp_path / "deep.gguf")
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    assert "is no regular file" in refused(tmp_path / "pipe.gguf")
