@@ -34,7 +34,8 @@ from sgcore.server.wire import json_response, read
 DECODER = msgspec.json.Decoder(ChatRequest)
 TEMPLATE_WORDS = frozenset(
     "messages conversation chat_template tokenize add_generation_prompt continue_final_message tools documents "
-    "return_tensors return_dict padding truncation max_length tokenizer_kwargs return_assistant_tokens_mask".split()
+    "return_tensors return_dict padding truncation max_length tokenizer_kwargs return_assistant_tokens_mask "
+    "sanitize_control_tokens".split()
 )
 """Arguments of the template's renderer that a client may not set."""
 

@@ -17,20 +17,37 @@ def render_conversation(
     renderer: Renderer, template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
 ) -> str:
     """The prompt. Raises TemplateError if the template refuses, or doesn't show the message that is continued."""
-    given = {"tools": None, "documents": None, **variables}
+    given = {"tools": None, "documents": None, "add_generation_prompt": False, **variables}
     continues = given.pop("continue_final_message", False)
+    if not messages:
+        raise TemplateError("the conversation is empty")
     chat = [_plain(message) for message in messages]
     if not continues:
         return renderer.render(template, {**given, "messages": chat})
-    content = chat[-1].get("content") if chat else None
-    if not isinstance(content, str):
-        raise TemplateError("the message to continue has no text")
-    chat[-1]["content"] = content + END
+    if given["add_generation_prompt"]:
+        raise TemplateError("continue_final_message and add_generation_prompt exclude each other")
+    content = _mark(chat[-1])
     return _cut(renderer.render(template, {**given, "messages": chat}), content)
+
+
+def _mark(message: dict[str, Any]) -> str:
+    """Put END behind the message's text, or its last part that is text; returns what it was."""
+    content = message.get("content")
+    if isinstance(content, str):
+        message["content"] = content + END
+        return content
+    parts = list(content) if isinstance(content, list | tuple) else []
+    for place, part in reversed(list(enumerate(parts))):
+        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            message["content"] = [*parts[:place], {**part, "text": part["text"] + END}, *parts[place + 1 :]]
+            return str(part["text"])
+    raise TemplateError("the message to continue has no text")
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     """The message without fields that say nothing, its reasoning under the names that templates know."""
+    if not isinstance(message, Mapping):
+        raise TemplateError(f"a message must be an object, not {type(message).__name__}")
     plain = {name: value for name, value in message.items() if value is not None}
     reasoning = next((plain[name] for name in REASONING if name in plain), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}

@@ -75,8 +75,14 @@ def _now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
-def _dict(*args: Any, **named: Any) -> dict[Any, Any]:
-    return dict(*args, **named)
+class PlainDict:
+    """`dict` without what Python's own type leads to."""
+
+    def __call__(self, *args: Any, **named: Any) -> dict[Any, Any]:
+        return dict(*args, **named)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
 
 
 def environment() -> ImmutableSandboxedEnvironment:
@@ -85,7 +91,7 @@ def environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
     )
     made.filters["tojson"] = _to_json
-    made.globals.update(raise_exception=_refuse, strftime_now=_now, namespace=PlainNamespace, dict=_dict)
+    made.globals.update(raise_exception=_refuse, strftime_now=_now, namespace=PlainNamespace, dict=PlainDict())
     return made
 
 
@@ -120,7 +126,9 @@ def answer(line: bytes, most_chars: int) -> list[str | None]:
 
 def main(fd: int, seconds: float, most_chars: int) -> None:
     """Answer until the other end is closed. A template that takes too long ends this process, whoever else lives."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MAX_MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with socket.socket(fileno=fd) as connection, connection.makefile("rwb") as lines:
         for line in lines:
             signal.setitimer(signal.ITIMER_REAL, seconds)

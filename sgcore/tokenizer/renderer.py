@@ -24,6 +24,10 @@ class TemplateError(Exception):
     """A template that can't be rendered: what it said itself, or which bound it has reached."""
 
 
+class RenderProcessEnded(TemplateError):
+    """Nothing is known against the template: the process that rendered it has ended."""
+
+
 class RenderProcess:
     """One process, started when it is made."""
 
@@ -70,7 +74,7 @@ class Renderer:
 
     def render(self, template: str, variables: dict[str, Any]) -> str:
         """The template's text. Raises TemplateError if it refuses, or takes too long, or writes too much."""
-        line = json.dumps([template, variables], default=_placeholder).encode() + b"\n"
+        line = _line(template, variables)
         process = self._idle.get()
         try:
             if process is None or process.process.poll() is not None:
@@ -85,7 +89,7 @@ class Renderer:
         except OSError as gone:
             _close(process)
             process = None
-            raise TemplateError("the process that renders it has ended") from gone
+            raise RenderProcessEnded("the process that renders it has ended") from gone
         finally:
             self._idle.put(process)
         if error is not None:
@@ -105,6 +109,13 @@ class Renderer:
 def _close(process: RenderProcess | None) -> None:
     if process is not None:
         process.close()
+
+
+def _line(template: str, variables: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps([template, variables], default=_placeholder).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TemplateError(f"what it is given is no JSON: {error}") from error
 
 
 def _placeholder(value: object) -> str:

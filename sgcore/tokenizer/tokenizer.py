@@ -9,7 +9,7 @@ from typing import Any
 
 from sgcore.errors import RequestError
 from sgcore.tokenizer.conversation import render_conversation
-from sgcore.tokenizer.renderer import RENDERER, TemplateError
+from sgcore.tokenizer.renderer import RENDERER, RenderProcessEnded, TemplateError
 from sgcore.tokenizer.spelling import Spelling, spelling_of
 
 
@@ -114,17 +114,45 @@ class Tokenizer:
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         """The conversation as a prompt, by the model's own template, rendered in a sandbox in another process.
 
-        Raises RequestError if the template refuses the messages, takes too long for them, or there is none.
+        Raises RequestError if the template refuses the messages, takes too long for them, or there is none;
+        with status 500 if the process that rendered it has ended.
         """
         if not self.has_chat_template:
             raise RequestError("the model has no chat template; give one with --chat-template", param="messages")
         kwargs.setdefault("add_generation_prompt", True)
         template = kwargs.pop("chat_template", None) or self.chat_template
+        if self._has_own_renderer:
+            return self._render_by_code(messages, {"chat_template": template, **kwargs})
+        name = "the chat template"
         try:
             text = self.hf.get_chat_template(template, kwargs.get("tools"))
+            name = self._name_of(text)
             return render_conversation(RENDERER, text, messages, {**self.hf.special_tokens_map, **kwargs})
+        except RenderProcessEnded as error:
+            raise RequestError(f"{name} was not rendered: {error}", status=500) from error
         except (TemplateError, TypeError, ValueError) as error:
-            raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
+            raise RequestError(f"{name} refused the messages: {error}", param="messages") from error
+
+    @cached_property
+    def _has_own_renderer(self) -> bool:
+        """The tokenizer's class makes the prompt by code of its own, which is trusted as the rest of it."""
+        from transformers import PreTrainedTokenizerBase
+
+        own = getattr(type(self.hf), "apply_chat_template", None)
+        return own not in (None, PreTrainedTokenizerBase.apply_chat_template)
+
+    def _render_by_code(self, messages: list[dict[str, Any]], arguments: dict[str, Any]) -> str:
+        try:
+            return str(self.hf.apply_chat_template(messages, tokenize=False, **arguments))
+        except Exception as error:
+            raise RequestError(f"the tokenizer refused the messages: {error}", param="messages") from error
+
+    def _name_of(self, template: str) -> str:
+        if template == self.chat_template:
+            return "the template of --chat-template"
+        named = self.hf.chat_template if isinstance(self.hf.chat_template, Mapping) else {}
+        name = next((name for name, text in named.items() if text == template), None)
+        return "the chat template" if name is None else f"the chat template {name!r}"
 
 
 def end_tokens(generation_config: Mapping[str, Any], eos: int | None = None) -> list[int]:

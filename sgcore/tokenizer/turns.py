@@ -55,6 +55,8 @@ def chat_turns(tokenizer: Tokenizer) -> ChatTurns:
         found = _derive(render, tokenizer.bos_text)
         _verify(found, render)
     except (_Refused, RequestError) as error:
+        if isinstance(error, RequestError) and error.status >= 500:
+            raise  # it says nothing about the template
         return ChatTurns(False, str(error))
     suffix = tokenizer.encode_more(found.roles[ASSISTANT][1])[:1]
     ends = [token for token in suffix if token in set(tokenizer.hf.all_special_ids)]
@@ -87,7 +89,9 @@ def _system(render: Render, user_begin: str, bos: str) -> tuple[str, tuple[str, 
     words = [MARK.format(place) for place in range(2)]
     try:
         head, between, _ = _split(render([(SYSTEM, words[0]), (USER, words[1])]), words)
-    except RequestError:
+    except RequestError as error:
+        if error.status >= 500:
+            raise
         return None
     if not between.endswith(user_begin):
         raise _Refused("a system message changes the user's turn behind it")

@@ -234,6 +234,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("/v1/chat/completions", {"messages": MESSAGES, "top_logprobs": 2}, "needs logprobs"),
     ("/v1/chat/completions", {"messages": MESSAGES, "chat_template_kwargs": {"chat_template": "x"}}, "may not set"),
+    (
+        "/v1/chat/completions",
+        {"messages": MESSAGES, "chat_template_kwargs": {"sanitize_control_tokens": True}},
+        "may not set 'sanitize_control_tokens'",
+    ),
     ("/v1/chat/completions", {"messages": MESSAGES, "continue_final_message": True}, "assistant"),
     (
         "/v1/chat/completions",

@@ -24,7 +24,7 @@ TEMPLATES = {
     "trimmed blocks": "  {% if true %}\n  a\n  {% endif %}\nb{{ bos_token }}",
     "JSON": "{{ messages | tojson }}{{ tools | tojson(indent=2) }}{{ messages[1] | tojson(sort_keys=true) }}<&>",
     "namespaces": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
-    "dictionaries": "{% set d = dict(a=1) %}{{ d.a }}{{ d.items() | list }}",
+    "dictionaries": "{% set d = dict(a=1) %}{{ d.a }}{{ d.items() | list }}{{ dict.fromkeys([1], 2) }}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "reasoning": "{{ messages[1].reasoning_content }}{{ messages[1].thinking }}",
     "nothing said": "{{ messages[0].name is defined }}{{ tools is none }}{{ documents is none }}",

@@ -52,7 +52,7 @@ class InProcess(Backend):
         tokenizer = self.engine.tokenizer
         arguments = {"add_generation_prompt": not continues, "continue_final_message": continues}
         try:
-            text = tokenizer.apply_chat_template(list(messages), **arguments)
+            text = await asyncio.to_thread(tokenizer.apply_chat_template, list(messages), **arguments)
         except RequestError as error:
             raise BackendError(str(error), error.status) from error
         found: list[int] = tokenizer.encode(text, add_special_tokens=False)
