@@ -65,7 +65,6 @@ class Unsupported(Ignored, kw_only=True):
 class UnsupportedOpenAI(Unsupported, kw_only=True):
     """Those of the OpenAI routes, where SGLang's and vLLM's users send more."""
 
-    structured_outputs: Any = None
     audio: Any = None
     modalities: Any = None
     moderation: Any = None

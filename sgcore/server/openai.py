@@ -40,6 +40,15 @@ SAME_NAMES = (
     "guided_json guided_regex guided_grammar guided_choice"
 ).split()
 CONSTRAINT_NAMES = frozenset(CONSTRAINTS) | {name for name, native in ALIASES.items() if native in CONSTRAINTS}
+STRUCTURED_OUTPUTS = {
+    "json": "json_schema",
+    "json_object": "json_schema",
+    "regex": "regex",
+    "choice": "choice",
+    "grammar": "ebnf",
+    "structural_tag": "structural_tag",
+}
+"""Field of `structured_outputs` -> sampling parameter."""
 ANY_OBJECT = '{"type": "object"}'
 MAX_TOP_LOGPROBS = 20
 
@@ -57,6 +66,8 @@ def field_names(body: Shared, prompt_field: str, top_field: str) -> dict[str, st
         names["cache_salt"] = "extra_key"
     if body.response_format is not None:
         names |= dict.fromkeys(("json_schema", "structural_tag"), "response_format")
+    if body.structured_outputs is not None:
+        names |= dict.fromkeys(STRUCTURED_OUTPUTS.values(), "structured_outputs")
     sent = (name for name in SAME_NAMES if name in ALIASES and getattr(body, name) is not None)
     return names | {ALIASES[name]: name for name in sent}
 
@@ -64,19 +75,44 @@ def field_names(body: Shared, prompt_field: str, top_field: str) -> dict[str, st
 def sampling_of(body: Shared, max_tokens: int | None, defaults: dict[str, Any]) -> SamplingParams:
     """Sampling parameters of an OpenAI request. Without `max_tokens` the context is the limit."""
     values = {name: getattr(body, name) for name in SAME_NAMES}
-    values |= _format_constraint(body, values)
+    values |= _constraint(body, values)
     values |= {"max_new_tokens": max_tokens, "min_new_tokens": body.min_tokens}
     return sampling_from(values, defaults, fill_context=True)
 
 
-def _format_constraint(body: Shared, values: dict[str, Any]) -> dict[str, Any]:
-    """The sampling parameter that `response_format` stands for. Raises `RequestError` 400."""
-    wanted = body.response_format
-    if wanted is None or wanted.type == "text":
+def _constraint(body: Shared, values: dict[str, Any]) -> dict[str, Any]:
+    """The sampling parameter that `response_format` or `structured_outputs` stands for. Raises `RequestError` 400."""
+    has_format = body.response_format is not None and body.response_format.type != "text"
+    sent = ["response_format"] if has_format else []
+    sent += ["structured_outputs"] if body.structured_outputs is not None else []
+    if not sent:
         return {}
-    other = next((name for name in SAME_NAMES if name in CONSTRAINT_NAMES and values[name] is not None), None)
-    if other is not None:
-        raise RequestError(f"response_format and {other} exclude each other", param=other)
+    sent += [name for name in SAME_NAMES if name in CONSTRAINT_NAMES and values[name] is not None]
+    if len(sent) > 1:
+        raise RequestError(f"{sent[0]} and {sent[1]} exclude each other", param=sent[1])
+    return _format_constraint(body) if has_format else _structured_outputs(body)
+
+
+def _structured_outputs(body: Shared) -> dict[str, Any]:
+    wanted = body.structured_outputs
+    assert wanted is not None
+    if wanted.disable_additional_properties or wanted.whitespace_pattern is not None:
+        name = "whitespace_pattern" if wanted.whitespace_pattern is not None else "disable_additional_properties"
+        message = f"structured_outputs.{name} is not supported by this server"
+        raise RequestError(message, param="structured_outputs", code="unsupported_parameter")
+    given = [name for name in STRUCTURED_OUTPUTS if getattr(wanted, name) not in (None, False)]
+    given += ["json"] if wanted.json is False else []
+    if len(given) != 1:
+        names = ", ".join(STRUCTURED_OUTPUTS)
+        message = f"structured_outputs holds one of {names}, got {' and '.join(given) or 'none of them'}"
+        raise RequestError(message, param="structured_outputs")
+    value = ANY_OBJECT if given == ["json_object"] else getattr(wanted, given[0])
+    return {STRUCTURED_OUTPUTS[given[0]]: value}
+
+
+def _format_constraint(body: Shared) -> dict[str, Any]:
+    wanted = body.response_format
+    assert wanted is not None
     if wanted.type == "json_object":
         return {"json_schema": ANY_OBJECT}
     if wanted.type == "json_schema":

@@ -29,12 +29,30 @@ class JsonSchema(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ResponseFormat(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`text`, `json_object`, `json_schema`, or SGLang's `structural_tag`."""
+    """`text`, `json_object`, `json_schema`, or `structural_tag` with a format or SGLang's structures and triggers."""
 
     type: str
     json_schema: JsonSchema | None = None
+    format: dict[str, Any] | None = None
     structures: list[Any] | None = None
     triggers: list[str] | None = None
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """vLLM's field for a constraint, of which it holds one, and options."""
+
+    json: str | dict[str, Any] | bool | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+    disable_any_whitespace: bool | None = None
+    """Ignored: backends decide how JSON is spaced, and all of it follows the schema."""
+    disable_fallback: bool | None = None
+    """Ignored: there is one backend."""
+    disable_additional_properties: bool | None = None
+    whitespace_pattern: str | None = None
 
 
 class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +72,7 @@ class Shared(UnsupportedOpenAI, kw_only=True, forbid_unknown_fields=True):
     stop: str | list[str] | None = None
     stop_regex: str | list[str] | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
     ebnf: str | None = None

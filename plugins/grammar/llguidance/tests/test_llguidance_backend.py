@@ -11,7 +11,7 @@ from llguidance import LLParserLimits
 from sgcore.api import Constraint
 from sgcore.errors import ConstraintError
 from sgcore.testing.grammars import GrammarSuite
-from sgcore.testing.languages import END, OBJECT, Language, allowed, at
+from sgcore.testing.languages import END, OBJECT, Language, allowed, at, takes
 from sgcore_llguidance import backend
 from sgcore_llguidance.backend import LLGuidanceBackend
 
@@ -19,6 +19,54 @@ SPECIAL_TAG = {"structures": [{"begin": "<tool>x:", "schema": {"const": 1}, "end
 OTHER_TAG = {"structures": [{"begin": "[call]", "schema": {"const": 1}, "end": "[/call]"}], "triggers": ["[call]"]}
 TWO_TAGS = ("free", "free <tool>x:1</f> and free", "<tool>x:1</f><tool>x:1</f>")
 MANY_STATES = {"type": "array", "items": {"type": "string", "maxLength": 300, "pattern": r"^(?:\S+\s+){0,29}\S+$"}}
+REGEX = {"type": "regex", "pattern": "[0-9]+/?"}
+ANY_JSON = {"type": "json_schema", "json_schema": True}
+
+
+def sequence(*elements: Any) -> dict[str, Any]:
+    return {"type": "sequence", "elements": list(elements)}
+
+
+def tag(begin: str, content: Any, end: str | list[str]) -> dict[str, Any]:
+    return {"type": "tag", "begin": begin, "content": content, "end": end}
+
+
+def triggered(*tags: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "triggered_tags", "triggers": ["<"], "tags": list(tags), **more}
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"type": "const_string", "value": value}
+
+
+ONE = tag("<a>", {"type": "json_schema", "json_schema": {"const": 1}}, "</a>")
+ANY_OF_TWO = tag("[call]", {"type": "any_text"}, ["[/call]", "!"])
+FORMATS: list[tuple[Any, tuple[str, ...], tuple[str, ...]]] = [
+    (text("a/b"), ("a/b",), ("a", "a/bc")),
+    (REGEX, ("1", "12/"), ("", "1//")),
+    ({"type": "any_text"}, ("any\ntext", ""), ()),
+    ({"type": "any_text", "excludes": ["no"]}, ("any text",), ("so no",)),
+    ({"type": "grammar", "grammar": 'root ::= "a" | "b" root'}, ("a", "bba"), ("b",)),
+    (sequence(text("x"), REGEX, text("y")), ("x1y", "x1/y"), ("x1", "xy")),
+    (sequence(text("x"), ONE, {"type": "any_text"}), ("x<a>1</a> and", "x<a>1</a>"), ("x<a>2</a>", "y<a>1</a>")),
+    ({"type": "or", "elements": [text("x"), ONE]}, ("x", "<a>1</a>"), ("<a>2</a>", "")),
+    (ONE, ("<a>1</a>",), ("<a>1", "<a>1</a> ")),
+    (ANY_OF_TWO, ("[call]b[/call]", "[call]b!"), ("[call]b", "[call]b!c!")),
+    (tag("<a>", {"type": "any_text"}, ["b>", "c>"]), ("<a>xb>", "<a>c>"), ("<a>x", "<a>b>c>")),
+    (triggered(ONE), ("free", "a <a>1</a> b", "<a>1</a><a>1</a>"), ("<a>2</a>", "<b", "a <a>1")),
+    (triggered(ONE, at_least_one=True), ("<a>1</a>", "<a>1</a> b <a>1</a>"), ("", "b <a>1</a>")),
+    (triggered(ONE, stop_after_first=True), ("b", "b <a>1</a>"), ("<a>1</a> b",)),
+    (triggered(ONE, at_least_one=True, stop_after_first=True), ("<a>1</a>",), ("", "<a>1</a><a>1</a>")),
+    (triggered(ONE, excludes=["no"]), ("so <a>1</a>",), ("no <a>1</a>", "<a>1</a> no")),
+    ({"type": "tags_with_separator", "tags": [ONE], "separator": ", "}, ("", "<a>1</a>, <a>1</a>"), ("<a>1</a>, ",)),
+    ({"type": "tags_with_separator", "tags": [ONE], "separator": ",", "at_least_one": True, "stop_after_first": True},
+     ("<a>1</a>",), ("", "<a>1</a>,<a>1</a>")),
+    ({"type": "repeat", "min": 1, "max": 2, "content": ONE}, ("<a>1</a>", "<a>1</a>" * 2), ("", "<a>1</a>" * 3)),
+    ({"type": "star", "content": text("ab")}, ("", "abab"), ("aba",)),
+    ({"type": "plus", "content": ONE}, ("<a>1</a>" * 3,), ("",)),
+    ({"type": "optional", "content": text("a")}, ("", "a"), ("aa",)),
+    (sequence(text("<tool>"), ONE), ("<tool><a>1</a>",), ("<a>1</a>",)),
+]  # fmt: skip
 BAD: list[tuple[str, Any, str]] = [
     ("json_schema", {"type": "array", "uniqueItems": True}, "uniqueItems"),
     ("json_schema", {"not": {"type": "integer"}}, "not"),
@@ -38,7 +86,21 @@ BAD: list[tuple[str, Any, str]] = [
     ("ebnf", "root ::= unknown", "unknown"),
     ("ebnf", "root ::= " + '"a" ' * 5000, "at most 8,192"),
     ("structural_tag", {"structures": [], "triggers": []}, "structures"),
-    ("structural_tag", {"format": {}}, "structures"),
+    ("structural_tag", {"format": {}}, "type.*triggered_tags"),
+    ("structural_tag", {"format": {"type": "token", "token": 3}}, "token.*triggered_tags"),
+    (
+        "structural_tag",
+        {"format": {"type": "json_schema", "json_schema": True, "style": "qwen_xml"}},
+        "style 'qwen_xml'",
+    ),
+    ("structural_tag", {"format": sequence({"type": "any_text"}, ANY_JSON)}, "any_text with free text"),
+    ("structural_tag", {"format": sequence(REGEX, ANY_JSON)}, "a regex directly before json_schema"),
+    (
+        "structural_tag",
+        {"format": tag("<a>", triggered(tag("<b>", ANY_JSON, "</b>")), "</a>")},
+        "triggered_tags with free text",
+    ),
+    ("structural_tag", {"format": {"type": "any_text", "max": 3}}, "unknown field `max`"),
     ("structural_tag", {"structures": [{"begin": "<a>", "end": ""}], "triggers": ["<b"]}, "no trigger begins '<a>'"),
 ]
 
@@ -56,6 +118,15 @@ class TestLLGuidance(GrammarSuite):
     def test_what_every_object_begins_with_is_forced(self, opened: LLGuidanceBackend, tokenizer: Any) -> None:
         forced = list(at(opened.compile(Constraint("json_schema", json.dumps(OBJECT))), []).forced())
         assert tokenizer.decode(forced).startswith('{"name of it') and len(forced) > 2
+
+    @pytest.mark.parametrize(("form", "good", "bad"), FORMATS, ids=lambda value: json.dumps(value)[:60])
+    def test_formats_of_structural_tags(
+        self, opened: LLGuidanceBackend, tokenizer: Any, form: Any, good: tuple[str, ...], bad: tuple[str, ...]
+    ) -> None:
+        asked = {"type": "structural_tag", "format": form}
+        grammar = opened.compile(Constraint("structural_tag", json.dumps(asked)))
+        assert [text for text in good if not takes(grammar, tokenizer, text)] == []
+        assert [text for text in bad if takes(grammar, tokenizer, text)] == []
 
     def test_an_output_that_reaches_a_limit_fails_alone(
         self, opened: LLGuidanceBackend, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
