@@ -84,6 +84,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("regex", "a(", "unclosed group"),
     ("regex", r"(a)\1", "backreferences"),
     ("ebnf", "root ::= unknown", "unknown"),
+    ("ebnf", 'start: %json {"const": -9223372036854775808}', "9223372036854775808 of const or enum"),
+    ("ebnf", 'start: %json // no schema\n{"const": 1}', "must be followed by a JSON schema"),
     ("ebnf", "root ::= " + '"a" ' * 5000, "at most 8,192"),
     ("structural_tag", {"structures": [], "triggers": []}, "structures"),
     ("structural_tag", {"format": {}}, "type.*triggered_tags"),
@@ -109,6 +111,7 @@ class TestLLGuidance(GrammarSuite):
     name = "llguidance"
     backend = LLGuidanceBackend
     languages = (
+        Language("ebnf", 'start: "a" %json {"type": "integer", "not": {"const": 2}} "b"', ("a1b",), ("a2b", "a")),
         Language("ebnf", 'start: "a" N\nN: /[0-9]+/', ("a1", "a123"), ("a", "b1")),
         Language("json_schema", {"type": "array", "items": {"type": "integer"}}, ("[1, 2]", "[]"), ("[1,2]", "[ ]")),
         Language("structural_tag", SPECIAL_TAG, TWO_TAGS, ("free <tool>y", "free <tool>x:2</f>")),

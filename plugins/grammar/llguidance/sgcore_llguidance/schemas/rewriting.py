@@ -6,7 +6,6 @@ What has no such form is left as it is, and the library refuses it by name.
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import Any
 
 from sgcore.errors import ConstraintError
@@ -44,9 +43,8 @@ IN_PLACE = ("allOf", "anyOf", "oneOf")
 """Lists of schemas for the same value."""
 
 
-def read_schema(text: str) -> Any:
-    """A schema in the words of draft 2020-12. Raises ConstraintError if it is too deep, and ValueError for no JSON."""
-    root = json.loads(text)
+def checked_schema(root: Any) -> Any:
+    """A schema in the words of draft 2020-12. Raises ConstraintError if it is nested too deep."""
     _check_depth(root)
     return modern(root)
 
