@@ -92,6 +92,7 @@ UNREAD_EVERYWHERE = frozenset(
         "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "unk_token_id", "tokenizer_class",
         # the history of the file
         "transformers_version", "name_or_path", "unsloth_version", "unsloth_fixed", "task_specific_params",
+        "is_llama_config", "transformers.js_config",
         # how a program runs the model
         "use_cache", "return_dict", "output_attentions", "output_hidden_states", "torchscript", "use_bfloat16",
         "chunk_size_feed_forward", "pretraining_tp", "attn_implementation", "use_flash_attn", "fused_bias_residual",
