@@ -45,13 +45,14 @@ class FolderSource(WeightSource):
 
 def _check_files(folder: Path) -> None:
     """Raises `LaunchError` for a pipe or a device, which a library would read without end."""
-    for file in folder.iterdir():
+    for file in folder.iterdir() if folder.is_dir() else ():
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise LaunchError(f"{file} is no regular file", "remove it, or download the checkpoint again")
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """transformers' tokenizer in a folder. Raises what transformers raises."""
+    """transformers' tokenizer in a folder. Raises `LaunchError`, and what transformers raises."""
+    _check_files(folder)
     settings = read_tokenizer_config(folder)
     if settings.get("tokenizer_class") == PLAIN_TOKENIZER and "auto_map" not in settings:
         # As AutoTokenizer would, which imports torch and the model's code to find that out.

@@ -15,6 +15,7 @@ from sgcore.errors import LaunchError
 from sgcore.model_config import check_sizes
 from sgcore.weights import settings
 from sgcore.weights.dummy import DummySource
+from sgcore.weights.folder import read_tokenizer
 from sgcore.weights.safetensors import INDEX, SafetensorsSource
 
 CONFIG = json.dumps({"architectures": ["A"], "hidden_size": 4})
@@ -42,6 +43,12 @@ def test_pipes_and_devices_are_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     (folder / name).symlink_to("/dev/zero")
     assert f"{name} is no regular file" in refused(DummySource, folder)
+
+
+def test_the_folder_of_a_tokenizer_has_no_pipes_either(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(LaunchError, match=r"tokenizer\.json is no regular file"):
+        read_tokenizer(tmp_path)
 
 
 def test_templates_of_an_inner_folder_are_regular_files(folder: Path) -> None:
