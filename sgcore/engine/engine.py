@@ -7,9 +7,10 @@ from typing import Any
 
 from sgcore.config import Choices
 from sgcore.engine.client import start_core_thread
-from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.generation import Generation
 from sgcore.engine.limits import ids_of_each, logprob_fields, with_logprob_ids
 from sgcore.engine.outputs import to_dict
+from sgcore.engine.prompt import Prompt
 from sgcore.engine.run_pieces import arun_pieces, last, make_program, run_pieces
 from sgcore.engine.sampling import sampling_from
 from sgcore.errors import RequestError

@@ -5,30 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import queue
-import random
 import threading
 import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-import msgspec
-
 from sgcore.engine.checkpoint import Checkpoint, read_checkpoint, with_end_tokens
-from sgcore.engine.limits import (
-    MAX_LOGPROB_ENTRIES,
-    MAX_NAMESPACE_CHARS,
-    MAX_RID_CHARS,
-    MAX_TOP_LOGPROBS,
-    check_name,
-    check_number,
-    check_text,
-    check_timeout,
-    context_exceeded,
-)
+from sgcore.engine.generation import Changes, Generation, Growing, Growth
+from sgcore.engine.intake import Intake
 from sgcore.engine.messages import (
     Abort,
     Alive,
@@ -41,187 +28,27 @@ from sgcore.engine.messages import (
     Ready,
     Reply,
     Request,
-    SamplingParams,
     Stats,
     ToCore,
-    TokenLogprobs,
     Unpin,
     Vocabulary,
 )
+from sgcore.engine.prompt import Prompt
 from sgcore.engine.sampling import preferred_sampling
-from sgcore.engine.stop_patterns import StopPatterns
-from sgcore.engine.stops import HiddenTokens, StopStrings
 from sgcore.errors import LaunchError, RequestError
 from sgcore.plugins.checkpoint import read_template
 from sgcore.plugins.plan import Plan
-from sgcore.tokenizer.detokenizer import Detokenizer
 from sgcore.tokenizer.tokenizer import Tokenizer, end_tokens
 from sgcore.tokenizer.turns import ChatTurns, chat_turns
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt and everything asked of it. Exactly one of `text` and `input_ids` is given."""
-
-    sampling: SamplingParams
-    text: str | None = None
-    input_ids: list[int] | None = None
-    rid: str | None = None
-    logprob_start: int = -1
-    """First prompt position whose logprob is wanted; -1: none."""
-    top_logprobs: int = -1
-    """-1: no logprobs; 0: of the sampled token; n: also of the n most probable tokens."""
-    namespace: str = ""
-    timeout_s: float | None = None
-    add_special_tokens: bool = True
-    """Whether the tokenizer begins `text` as it begins a document."""
-    keep_tokens: int | None = None
-    """A longer prompt is cut to so many tokens; -1: to what leaves room for the answer."""
-    keeps_end: bool = True
-    """Of a prompt that is cut, its end stays; else its beginning."""
-
-    def __post_init__(self) -> None:
-        """Raise RequestError for what no server takes. The frontend knows the vocabulary and the context."""
-        if self.text is not None:
-            check_text("text", self.text)
-        if self.rid is not None:
-            check_name("rid", self.rid, 1, 2 * MAX_RID_CHARS)
-        check_number("logprob_start_len", self.logprob_start, -1)
-        check_number("top_logprobs_num", self.top_logprobs, -1, MAX_TOP_LOGPROBS)
-        if self.keep_tokens not in (None, -1):
-            check_number("truncate_prompt_tokens", self.keep_tokens, 1)
-        check_name("cache_salt", self.namespace, 0, MAX_NAMESPACE_CHARS)
-        check_timeout(self.timeout_s)
-
-
-@dataclass
-class Generation:
-    """One sequence as it grows; the same object is yielded again after each step that changed it."""
-
-    rid: str
-    index: int
-    """Position among the `n` samples of a prompt."""
-    prompt_ids: list[int]
-    text: str = ""
-    """All text so far: whole characters only, stop string or match trimmed."""
-    output_ids: list[int] = field(default_factory=list)
-    finish: str | None = None
-    """None while running; `stop`, `length` or `abort`."""
-    matched: int | str | None = None
-    """The stop token, string or expression that ended it."""
-    message: str = ""
-    """Why it was aborted."""
-    status: int = 200
-    """HTTP status that an abort stands for."""
-    cached_tokens: int = 0
-    retractions: int = 0
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """One entry for each of `output_ids`, when asked for."""
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """One entry for each prompt position from `logprob_start`; the first token of a prompt has None."""
-    created: float = 0.0
-    """`time.monotonic()` of submission."""
-    first_token: float = 0.0
-    finished: float = 0.0
-
-    @property
-    def is_finished(self) -> bool:
-        return self.finish is not None
-
-
-class Growth:
-    """A generation and what it takes to make it grow: a detokenizer and its stop strings."""
-
-    def __init__(
-        self, place: int, generation: Generation, sampling: SamplingParams, tokenizer: Tokenizer | None
-    ) -> None:
-        """`place`: its prompt's among those that were submitted together."""
-        self.place, self.generation = place, generation
-        self._detokenizer = None
-        if tokenizer is not None:
-            skips, spaces = sampling.skip_special_tokens, sampling.spaces_between_special_tokens
-            self._detokenizer = Detokenizer(tokenizer, generation.prompt_ids, skips, spaces)
-        hides = tokenizer is not None and sampling.stop and sampling.skip_special_tokens
-        self._hidden = HiddenTokens(tokenizer.special_tokens if tokenizer and hides else {}, sampling.stop)
-        self._stops = StopStrings(self._hidden.stops, sampling.no_stop_trim)
-        self._patterns = StopPatterns(sampling.stop_regex, sampling.no_stop_trim)
-        self._keeps_stop = sampling.no_stop_trim
-
-    def take(self, output: Output) -> bool:
-        """Apply one output; True if its text ended the sequence and the core must be told."""
-        generation = self.generation
-        if not generation.output_ids and output.tokens:
-            generation.first_token = time.monotonic()
-        generation.logprobs += output.logprobs
-        generation.prompt_logprobs += output.prompt_logprobs
-        generation.cached_tokens = output.cached_tokens or generation.cached_tokens
-        try:
-            stopped = self._add_tokens(output)
-        except TimeoutError as error:
-            generation.message, generation.status = str(error), 400
-            self._finish("abort", None)
-            return output.finish is None
-        if stopped is not None:
-            self._finish("stop", stopped)
-        elif output.finish is not None:
-            generation.retractions = output.retractions
-            generation.message, generation.status = output.message, output.status
-            self._finish(output.finish, output.matched)
-        return stopped is not None and output.finish is None
-
-    def _add_tokens(self, output: Output) -> str | None:
-        """Append tokens and their text, a stop token's only as asked; the stop string or expression that ends it."""
-        generation, is_last = self.generation, output.finish is not None
-        generation.output_ids += output.tokens
-        if self._detokenizer is None:
-            return None
-        shown = output.tokens[:-1] if output.matched is not None and not self._keeps_stop else output.tokens
-        if not shown and not is_last:
-            return None
-        marked = self._hidden.marked(shown, is_last, self._detokenizer.push)
-        text, stopped = self._hidden.unmarked(*self._stops.push(marked, is_last))
-        text, matched = self._patterns.push(text, is_last or stopped is not None)
-        generation.text += text
-        return matched or stopped
-
-    def _finish(self, reason: str, matched: int | str | None) -> None:
-        self.generation.finish, self.generation.matched = reason, matched
-        self.generation.finished = time.monotonic()
-
-
 Deliver = Callable[[list[Output]], None]
 """Takes outputs for one consumer; called on the thread that receives from the core."""
-Changes = list[tuple[int, Generation]]
-"""Generations that changed, each with its prompt's place."""
 
 
 class Send(Protocol):
     """Sends messages to the core, all or none. Raises RequestError for one that can't be encoded."""
 
     def __call__(self, *messages: ToCore) -> None: ...
-
-
-class Growing:
-    """The samples of prompts that were submitted together."""
-
-    def __init__(self, growths: Sequence[Growth]) -> None:
-        self._growths = {growth.generation.rid: growth for growth in growths}
-        self.remaining = len(growths)
-        self.is_many = self.remaining > 1
-
-    def take(self, output: Output) -> tuple[Growth, bool] | None:
-        """Apply an output; returns its sample, and whether the core must be told to end it. None: it has ended."""
-        growth = self._growths[output.rid]
-        if growth.generation.is_finished:
-            return None
-        must_end = growth.take(output)
-        self.remaining -= growth.generation.is_finished
-        return growth, must_end
-
-    @property
-    def unfinished(self) -> list[str]:
-        """Ids of those that still run."""
-        return [rid for rid, growth in self._growths.items() if not growth.generation.is_finished]
 
 
 class Frontend:
@@ -251,9 +78,7 @@ class Frontend:
         uses_model = plan.options["sampling_defaults"] == "model"
         preferred = preferred_sampling(plan.options["preferred_sampling_params"])
         self.defaults = (sampling_defaults(generation_config) if uses_model else {}) | preferred
-        self.vocab_size = int(plan.hf_config["vocab_size"])
-        self.context_tokens = plan.context_tokens
-        self.max_total_tokens = 0
+        self.intake = Intake(plan, self.tokenizer, self.eos_ids)
         self.report: list[tuple[str, str]] = []
         self.stats = Stats()
         self.failure: str | None = None
@@ -264,9 +89,17 @@ class Frontend:
         self._consumers: dict[str, Deliver] = {}
         self._calls: dict[int, queue.SimpleQueue[Reply]] = {}
         self._call_numbers = itertools.count(1)
-        self._random = random.Random(int(plan.options["random_seed"]))
         self._last_heard = self._turned = time.monotonic()
         self._knows_vocabulary = False
+
+    @property
+    def context_tokens(self) -> int:
+        return self.intake.context_tokens
+
+    @property
+    def max_total_tokens(self) -> int:
+        """Tokens that the cache holds; 0 until the core has told."""
+        return self.intake.max_total_tokens
 
     # -- from the core -------------------------------------------------------------------------------------------
 
@@ -280,7 +113,7 @@ class Frontend:
         elif isinstance(message, Alive):
             self._turned = message.turned
         elif isinstance(message, Ready):
-            self.report, self.max_total_tokens = message.report, message.max_total_tokens
+            self.report, self.intake.max_total_tokens = message.report, message.max_total_tokens
             self._turned = time.monotonic()
             self._ready.set()
         elif isinstance(message, Reply):
@@ -349,16 +182,11 @@ class Frontend:
         samples = []
         body = uuid.uuid4().hex
         for place, prompt in enumerate(prompts):
-            ids = self._input_ids(prompt)
-            self._check_volume(prompt, len(ids))
+            requests = self.intake.requests(prompt, body)
             if prompt.sampling.constraint is not None:
-                self._prepare_constraint(prompt.sampling)
-            rid = prompt.rid or uuid.uuid4().hex
-            sampling = self._with_tokens(prompt.sampling)
-            for index in range(prompt.sampling.n):
-                name = rid if prompt.sampling.n == 1 else f"{rid}-{index}"
-                request = self._request(prompt, sampling, name, ids, index, body)
-                generation = Generation(name, index, ids, created=time.monotonic())
+                self._send_vocabulary()
+            for index, request in enumerate(requests):
+                generation = Generation(request.rid, index, request.input_ids, created=time.monotonic())
                 samples.append((Growth(place, generation, request.sampling, self.tokenizer), request))
         return samples
 
@@ -386,120 +214,13 @@ class Frontend:
             for rid in rids:
                 self._consumers.pop(rid, None)
 
-    def _input_ids(self, prompt: Prompt) -> list[int]:
-        if prompt.input_ids is None:
-            if self.tokenizer is None:
-                raise RequestError("this server has no tokenizer: give input_ids", param="text")
-            ids = self.tokenizer.encode(prompt.text or "", prompt.add_special_tokens)
-        else:
-            ids = prompt.input_ids
-        self._check_ids(ids, "input_ids" if prompt.text is None else "text")
-        if not ids:
-            raise RequestError("the prompt is empty", param="prompt")
-        pool = self.max_total_tokens or self.context_tokens
-        ids = truncated(prompt, ids, min(self.context_tokens, pool))
-        if len(ids) >= min(self.context_tokens, pool):
-            raise context_exceeded(len(ids), self.context_tokens, pool)
-        return ids
-
-    def _check_volume(self, prompt: Prompt, tokens: int) -> None:
-        """Refuse what could be sent to the core, and never run."""
-        if prompt.top_logprobs > self.vocab_size:
-            message = f"top_logprobs_num must be at most the vocabulary's {self.vocab_size}, got {prompt.top_logprobs}"
-            raise RequestError(message, param="top_logprobs_num")
-        if max(prompt.sampling.logprob_token_ids, default=0) >= self.vocab_size:
-            message = f"token_ids_logprob must hold token ids below {self.vocab_size}"
-            raise RequestError(message, param="token_ids_logprob")
-        self._check_logprob_entries(prompt, tokens)
-        most, samples = int(self.plan.options["max_queued_tokens"]), prompt.sampling.n
-        if samples > 1 and samples * tokens > most:
-            message = f"{samples} samples of {tokens} prompt tokens are more than {most} (--max-queued-tokens)"
-            raise RequestError(message, param="n")
-
-    def _check_logprob_entries(self, prompt: Prompt, tokens: int) -> None:
-        """Refuse a reply of log-probabilities that nobody could read and that takes seconds to write."""
-        if prompt.top_logprobs < 0:
-            return
-        sampling, room = prompt.sampling, self.context_tokens - tokens
-        new = room if sampling.max_new_tokens is None else min(sampling.max_new_tokens, room)
-        listed = tokens - prompt.logprob_start if prompt.logprob_start >= 0 else 0
-        entries = sampling.n * (new + max(listed, 0)) * (1 + prompt.top_logprobs + len(sampling.logprob_token_ids))
-        if entries > MAX_LOGPROB_ENTRIES:
-            message = f"{entries:,} log-probabilities are asked for; the most of a request is {MAX_LOGPROB_ENTRIES:,}"
-            raise RequestError(f"{message}: fewer top tokens, or max_new_tokens", param="top_logprobs_num")
-
-    def _check_ids(self, ids: list[int], param: str) -> None:
-        """A tokenizer may have tokens that the model has no embedding for, and a text that has them can't be served."""
-        if not ids or 0 <= min(ids) <= max(ids) < self.vocab_size:
-            return
-        bad = next(token for token in ids if not 0 <= token < self.vocab_size)
-        raise RequestError(f"token id {bad} is outside the model's vocabulary of {self.vocab_size}", param=param)
-
-    def _prepare_constraint(self, sampling: SamplingParams) -> None:
-        """Refuse what can't work, and tell the core once what grammars are made of."""
-        name = sampling.constraint.kind if sampling.constraint else None
-        if self.tokenizer is None:
-            raise RequestError(
-                f"{name} needs a tokenizer, and this server has none (--skip-tokenizer-init)", param=name
-            )
-        if self.plan.grammar is None:
-            raise RequestError(f"{name} needs a grammar backend: install a plugin that brings one", param=name)
+    def _send_vocabulary(self) -> None:
+        """Tell the core once what grammars are made of."""
+        assert self.tokenizer is not None
         with self._lock:
             if not self._knows_vocabulary:
                 self._send(Vocabulary(self.tokenizer.to_json(), sorted(self.eos_ids)))
                 self._knows_vocabulary = True
-
-    def _with_tokens(self, sampling: SamplingParams) -> SamplingParams:
-        """The texts that the core looks for, as token ids."""
-        if sampling.bad_words and self.tokenizer is None:
-            raise RequestError("bad_words need a tokenizer, and this server has none", param="bad_words")
-        if sampling.allowed_token_ids and max(sampling.allowed_token_ids) >= self.vocab_size:
-            message = f"allowed_token_ids must hold token ids below {self.vocab_size}"
-            raise RequestError(message, param="allowed_token_ids")
-        if self.tokenizer is None:
-            return sampling
-        after = sampling.constraint_after
-        if isinstance(after, str):
-            after = tuple(self.tokenizer.encode(after, add_special_tokens=False))
-        words = tuple(tokens for word in sampling.bad_words for tokens in self._word_tokens(word))
-        return msgspec.structs.replace(sampling, constraint_after=after, bad_words=words)
-
-    def _word_tokens(self, word: str | tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The tokens of a word that continues a text, without and with a space before it."""
-        if self.tokenizer is None or not isinstance(word, str):
-            return []
-        plain = word.lstrip() or word
-        found = [tuple(self.tokenizer.encode_more(text)) for text in (plain, f" {plain}")]
-        return [tokens for tokens in found if tokens and max(tokens) < self.vocab_size]
-
-    def _request(
-        self, prompt: Prompt, sampling: SamplingParams, rid: str, ids: list[int], index: int, body: str
-    ) -> Request:
-        if (sampling.stop or sampling.stop_regex) and self.tokenizer is None:
-            name = "stop" if sampling.stop else "stop_regex"
-            raise RequestError(f"{name} needs a tokenizer: use stop_token_ids", param=name)
-        outside = [token for token in sampling.logit_bias or () if not 0 <= token < self.vocab_size]
-        if outside:
-            raise RequestError(f"logit_bias must hold token ids below {self.vocab_size}", param="logit_bias")
-        seed = sampling.sampling_seed
-        seed = self._random.getrandbits(63) if seed is None else seed + index
-        ends = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else self.eos_ids)
-        if sampling.min_new_tokens and sampling.allowed_token_ids and ends.issuperset(sampling.allowed_token_ids):
-            message = "allowed_token_ids has end tokens alone, which min_new_tokens forbids"
-            raise RequestError(message, param="allowed_token_ids")
-        sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1)
-        deadline = None if prompt.timeout_s is None else time.monotonic() + prompt.timeout_s
-        return Request(
-            rid,
-            ids,
-            sampling,
-            sorted(end for end in ends if 0 <= end < self.vocab_size),
-            prompt.logprob_start,
-            prompt.top_logprobs,
-            prompt.namespace,
-            deadline,
-            body,
-        )
 
     def abort(self, rid_prefix: str = "", everything: bool = False) -> None:
         """End the requests whose id begins so, or all."""
@@ -612,15 +333,6 @@ SAMPLE_CHARS = 64
 """Characters that take as long to tokenise as a sample takes to prepare."""
 LONG_TEXT = 4096
 """Characters above which tokenising moves to a thread."""
-
-
-def truncated(prompt: Prompt, ids: list[int], room: int) -> list[int]:
-    """The tokens that the prompt wants to keep of its own, where prompt and answer have `room` for so many."""
-    if prompt.keep_tokens is None:
-        return ids
-    answer = max(prompt.sampling.max_new_tokens or 1, 1)
-    count = max(room - answer, 1) if prompt.keep_tokens == -1 else prompt.keep_tokens
-    return ids[-count:] if prompt.keeps_end else ids[:count]
 
 
 def _pin_name(group: str, namespace: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sgcore.engine.messages import TokenLogprobs
 
 if TYPE_CHECKING:
-    from sgcore.engine.frontend import Generation
+    from sgcore.engine.generation import Generation
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON can't say."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from sgcore.engine.frontend import Generation
+from sgcore.engine.generation import Generation
 
 SMALL_VOLUME = 4096
 """Below, every change is sent: so much takes about 2 ms to write."""

@@ -14,12 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from sgcore.choices import METHODS, UNCONDITIONAL
-from sgcore.engine.frontend import Changes, Frontend, Generation, Prompt
+from sgcore.engine.frontend import Frontend
+from sgcore.engine.generation import Changes, Generation
 from sgcore.engine.limits import MAX_RID_CHARS, check_name, logprob_fields, with_logprob_ids
 from sgcore.engine.messages import SamplingParams
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.pace import Pace
 from sgcore.engine.pieces import MAX_SCORED_TOKENS, GenPiece, Group, Piece, SelectPiece
+from sgcore.engine.prompt import Prompt
 from sgcore.engine.sampling import sampling_from
 from sgcore.engine.scoring import Candidate, candidate, check_method, values
 from sgcore.errors import RequestError

@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
-from sgcore.engine.frontend import Changes, Frontend, Prompt
+from sgcore.engine.frontend import Frontend
+from sgcore.engine.generation import Changes
 from sgcore.engine.pieces import Group, check_group, pieces_from
 from sgcore.engine.program import SCORING, Program, run_program
+from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 
 Reply = dict[str, Any]

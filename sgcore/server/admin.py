@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from sgcore import __version__
-from sgcore.engine.frontend import Prompt
+from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 from sgcore.server.metrics import CONTENT_TYPE
 from sgcore.server.service import Service, greedy

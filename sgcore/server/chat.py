@@ -10,8 +10,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Prompt
 from sgcore.engine.messages import SamplingParams
+from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 from sgcore.server.conversation import template_message
 from sgcore.server.native import request_ids

@@ -13,9 +13,10 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.generation import Generation
 from sgcore.engine.messages import TokenLogprobs
 from sgcore.engine.outputs import finite
+from sgcore.engine.prompt import Prompt
 from sgcore.engine.sampling import MAX_SAMPLES
 from sgcore.errors import RequestError
 from sgcore.server.native import check_ids, count_of, request_ids

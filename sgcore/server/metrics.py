@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sgcore.engine.frontend import Generation
+from sgcore.engine.generation import Generation
 from sgcore.engine.messages import Stats
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"

@@ -11,11 +11,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.generation import Generation
 from sgcore.engine.limits import MAX_RID_CHARS, check_name, ids_of_each, logprob_fields, with_logprob_ids
 from sgcore.engine.outputs import to_dict
 from sgcore.engine.pace import Pace, volume
 from sgcore.engine.pieces import Group, Piece
+from sgcore.engine.prompt import Prompt
 from sgcore.engine.sampling import INT32_MAX, sampling_from
 from sgcore.errors import RequestError
 from sgcore.server.fields import Unsupported, refuse_unsupported

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Changes, Generation
+from sgcore.engine.generation import Changes, Generation
 from sgcore.engine.messages import SamplingParams, TokenLogprobs
 from sgcore.engine.outputs import finite
 from sgcore.engine.sampling import ALIASES, CONSTRAINTS, sampling_from

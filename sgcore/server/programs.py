@@ -10,10 +10,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgcore.engine.frontend import Changes, Prompt
+from sgcore.engine.generation import Changes
 from sgcore.engine.limits import check_name
 from sgcore.engine.pieces import MAX_GROUP_CHARS, check_group, check_pieces
 from sgcore.engine.program import SCORING, Program, run_program
+from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 from sgcore.server.fields import Unsupported, refuse_unsupported
 from sgcore.server.native import (

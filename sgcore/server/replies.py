@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from sgcore.engine.frontend import Generation, Prompt
+from sgcore.engine.generation import Generation
 from sgcore.engine.messages import TokenLogprobs
+from sgcore.engine.prompt import Prompt
 from sgcore.parsing.formats import Format
 from sgcore.parsing.parser import Parser
 from sgcore.server.answer import Answer

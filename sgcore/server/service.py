@@ -11,8 +11,10 @@ import anyio
 import anyio.to_thread
 
 from sgcore.config import ServerOptions
-from sgcore.engine.frontend import Changes, Frontend, Generation, Prompt
+from sgcore.engine.frontend import Frontend
+from sgcore.engine.generation import Changes, Generation
 from sgcore.engine.messages import SamplingParams
+from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 from sgcore.parsing.formats import Format
 from sgcore.parsing.served import served_format

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from sgcore.engine.frontend import Generation, Growth
+from sgcore.engine.generation import Generation, Growth
 from sgcore.engine.messages import Output, SamplingParams
 from sgcore.testing.checkpoints import train_tokenizer
 from sgcore.tokenizer.tokenizer import Tokenizer

@@ -9,11 +9,11 @@ import pytest
 from transformers import LlamaConfig
 
 from sgcore import Engine
-from sgcore.engine.frontend import Prompt
 from sgcore.engine.limits import MAX_NAMESPACE_CHARS, MAX_RID_CHARS, MAX_TOP_LOGPROBS
 from sgcore.engine.messages import SamplingParams
 from sgcore.engine.pieces import MAX_SCORED_TOKENS
 from sgcore.engine.program import Program
+from sgcore.engine.prompt import Prompt
 from sgcore.engine.run_pieces import make_program
 from sgcore.errors import RequestError
 from tests.server.fake import FakeFrontend

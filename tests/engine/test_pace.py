@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sgcore.engine.frontend import Generation
+from sgcore.engine.generation import Generation
 from sgcore.engine.messages import TokenLogprobs
 from sgcore.engine.pace import SHARE, SMALL_VOLUME, Pace, volume
 

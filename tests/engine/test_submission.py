@@ -13,8 +13,9 @@ from msgspec import structs
 
 from sgcore.config import Choices
 from sgcore.engine.client import CoreProcess
-from sgcore.engine.frontend import Frontend, Prompt
+from sgcore.engine.frontend import Frontend
 from sgcore.engine.messages import Abort, Output, Outputs, Ready, Request, SamplingParams, ToCore, Unpin
+from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 from sgcore.plugins.plan import Plan
 from sgcore.plugins.resolve import resolve
@@ -137,7 +138,7 @@ def process(plan: Plan) -> Iterator[CoreProcess]:
 
 
 def test_a_real_core_takes_all_or_none(process: CoreProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    frontend, request = process.frontend, process.frontend._request
+    frontend, request = process.frontend, process.frontend.intake._request
     for name, value in (("namespace", "\ud800"), ("rid", "\udfff"), ("logprob_start", 2**70), ("stop_ids", object())):
 
         def broken(*words: Any, name: str = name, value: Any = value) -> Request:
@@ -145,7 +146,7 @@ def test_a_real_core_takes_all_or_none(process: CoreProcess, monkeypatch: pytest
             return structs.replace(made, **{name: value}) if made.rid == "b" else made
 
         with monkeypatch.context() as patch, pytest.raises(RequestError, match="can't be passed to the engine core"):
-            patch.setattr(frontend, "_request", broken)
+            patch.setattr(frontend.intake, "_request", broken)
             finished(frontend, asks("a", "b"))
         assert not frontend._consumers
     with pytest.raises(RequestError, match="can't be passed"):

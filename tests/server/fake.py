@@ -8,9 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from sgcore.config import Choices
-from sgcore.engine.frontend import Changes, Generation, Prompt, truncated
+from sgcore.engine.generation import Changes, Generation
+from sgcore.engine.intake import truncated
 from sgcore.engine.limits import context_exceeded
 from sgcore.engine.messages import Stats, TokenLogprobs
+from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 from sgcore.plugins import drivers
 from sgcore.plugins.installed import Installed

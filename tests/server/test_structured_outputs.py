@@ -57,7 +57,9 @@ def test_two_constraints_exclude_each_other(other: dict[str, Any]) -> None:
 
 
 def test_errors_name_the_field_that_was_sent() -> None:
-    assert field_names(body_of(structured_outputs={"regex": "a"}), "prompt")["regex"] == "structured_outputs"
+    assert (
+        field_names(body_of(structured_outputs={"regex": "a"}), "prompt", "logprobs")["regex"] == "structured_outputs"
+    )
 
 
 def test_a_response_format_may_be_a_structural_tag_with_a_format() -> None:
