@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sgcore import noise
 from sgcore.cache.rows import narrowed
 
 FLOAT8 = torch.float8_e4m3fn
@@ -378,28 +379,33 @@ class Kernels:
         """
         return torch.where(can_be_sampled(logits), logits.argmax(-1), NO_TOKEN)
 
-    def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
-        """One token for each row, by inverting the filtered distribution at `uniform` (rows,) in [0, 1).
+    def sample(
+        self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
+    ) -> Tensor:
+        """One token for each row, drawn from the filtered distribution: the largest logit after noise (sgcore.noise).
 
         logits (rows, vocabulary) float32, divided by the temperature already. `top_k` (rows,) int64 with the
-        vocabulary's size for off. Filters apply in the order top-k, top-p, min-p. Ties break by token id.
-        `NO_TOKEN` for a row that `can_be_sampled` refuses.
+        vocabulary's size for off; `top_p`, `min_p` (rows,) float32; `seeds`, `positions` (rows,) int64. Filters apply
+        in the order top-k, top-p, min-p. Ties break by token id. `NO_TOKEN` for a row that `can_be_sampled` refuses.
         """
         is_usable = can_be_sampled(logits)
         logits = logits.where(is_usable[:, None], 0.0)
+        scores = logits + noise.gumbel(seeds, positions, logits.shape[1])
+        kept = self._kept(logits, top_k, top_p, min_p)
+        return torch.where(is_usable, scores.masked_fill(~kept, float("-inf")).argmax(-1), NO_TOKEN)
+
+    @staticmethod
+    def _kept(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+        """Which tokens the filters leave, (rows, vocabulary) bool."""
         ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
         probs = ordered.softmax(-1)
         rank = torch.arange(probs.shape[-1], device=probs.device)
         probs = probs.masked_fill(rank >= top_k[:, None], 0.0)
         probs = probs / probs.sum(-1, keepdim=True)
         before = probs.cumsum(-1) - probs
-        probs = probs.masked_fill((before > top_p[:, None]) & (rank > 0), 0.0)
+        probs = probs.masked_fill((before > top_p[:, None]) & (rank > 0) & (top_p < 1)[:, None], 0.0)
         probs = probs.masked_fill(probs < min_p[:, None] * probs[:, :1], 0.0)
-        cumulative = probs.cumsum(-1, dtype=torch.float64)
-        target = uniform.double()[:, None] * cumulative[:, -1:]
-        place = torch.searchsorted(cumulative, target, right=True)
-        last = (probs > 0).sum(-1, keepdim=True) - 1
-        return torch.where(is_usable, ids.gather(-1, torch.minimum(place, last)).squeeze(-1), NO_TOKEN)
+        return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, ids, probs > 0)
 
     def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of `tokens` (rows,), then the `top` most probable ones and their ids, (rows, top) each."""

@@ -55,7 +55,8 @@ class Draws:
     top_k: Tensor
     top_p: Tensor
     min_p: Tensor
-    uniform: Tensor
+    seeds: Tensor
+    positions: Tensor
 
 
 @dataclass(slots=True)
@@ -148,7 +149,6 @@ class Sampler:
         # A place that is repeated draws the same again.
         places = drawn if capacity is None else drawn + drawn[-1:] * (capacity - len(drawn))
         wanted = [states[place].sampling for place in places]
-        uniform = [counter_uniform(w.sampling_seed or 0, states[p].known) for p, w in zip(places, wanted, strict=True)]
         top_k = [w.top_k if w.top_k > 0 else self.vocab_size for w in wanted]
         return Draws(
             inputs.put(np.array(places, np.int64)),
@@ -156,7 +156,8 @@ class Sampler:
             inputs.put(np.array(top_k, np.int64)),
             inputs.put(np.array([w.top_p for w in wanted], np.float32)),
             inputs.put(np.array([w.min_p for w in wanted], np.float32)),
-            inputs.put(np.array(uniform, np.float64)),
+            inputs.put(np.array([w.sampling_seed or 0 for w in wanted], np.int64)),
+            inputs.put(np.array([states[place].known for place in places], np.int64)),
         )
 
     def choose(self, logits: Tensor, plan: SamplingPlan, masks: Tensor | None = None) -> Tensor:
@@ -180,7 +181,8 @@ class Sampler:
 
     def _draw(self, scores: Tensor, chosen: Tensor, draws: Draws) -> None:
         tempered = scores[draws.places].float() / draws.temperature[:, None]
-        tokens = self.kernels.sample(tempered, draws.top_k, draws.top_p, draws.min_p, draws.uniform)
+        filters = (draws.top_k, draws.top_p, draws.min_p)
+        tokens = self.kernels.sample(tempered, *filters, draws.seeds, draws.positions)
         chosen.index_copy_(0, draws.places, tokens)
 
     def _edited(self, logits: Tensor, edits: list[Edit]) -> Tensor:
@@ -243,12 +245,3 @@ def token_logprobs(
         found.asked_values = values - logits.float().logsumexp(-1, keepdim=True)
         found.asked = asked.rows
     return found
-
-
-def counter_uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) from the row's seed and the token's position alone (splitmix64, Steele et al. 2014)."""
-    mask = (1 << 64) - 1
-    z = (seed * 0x9E3779B97F4A7C15 + (position + 1) * 0xD1B54A32D192ED03) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return float(np.float64((z ^ (z >> 31)) >> 11) * 2.0**-53)

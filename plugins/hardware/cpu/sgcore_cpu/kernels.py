@@ -217,14 +217,15 @@ class CpuKernels(Kernels):
         self.library.greedy(logits.data_ptr(), rows, size, out.data_ptr(), is_narrow, torch.get_num_threads())
         return out
 
-    def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+    def sample(
+        self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
+    ) -> Tensor:
         if self.library is None or logits.dtype != torch.float32 or not logits.is_contiguous():
-            return super().sample(logits, top_k, top_p, min_p, uniform)
+            return super().sample(logits, top_k, top_p, min_p, seeds, positions)
         (rows, size), threads = logits.shape, torch.get_num_threads()
-        limits = [x.double().contiguous() for x in (top_p, min_p, uniform)]
-        top_k = top_k.contiguous()
+        given = [x.contiguous() for x in (top_k, top_p.double(), min_p.double(), seeds, positions)]
         keys, out = torch.empty(threads, size + 1, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
-        pointers = (x.data_ptr() for x in (top_k, *limits, keys, out))
+        pointers = (x.data_ptr() for x in (*given, keys, out))
         self.library.sample(logits.data_ptr(), rows, size, *pointers, threads)
         return out
 

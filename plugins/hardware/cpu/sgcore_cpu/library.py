@@ -22,7 +22,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rotary_write": (P, N, N, N, N, P, P, F, P, P, P, P, P, BOOL, BOOL, N),
     "copy_rows": (P, N, P, P, N, P, N, N, N),
     "greedy": (P, N, N, P, BOOL, N),
-    "sample": (P, N, N, P, P, P, P, P, P, N),
+    "sample": (P, N, N, P, P, P, P, P, P, P, N),
     "attention": (P, N, P, P, P, P, P, D, BOOL, BOOL, N),
     "pack_panels": (P, N, N, P, N),
     "linear_panels": (P, N, N, N, P, P, P, N, N),

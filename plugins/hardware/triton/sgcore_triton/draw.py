@@ -1,17 +1,18 @@
 """Draw a token from the filtered distribution of each row, without sorting it.
 
-Tokens are ordered as the reference orders them, by falling probability and then by id, and every filter keeps the first
-few of that order. So top-k, top-p and the draw itself are one search: the first token at which the running weight
-exceeds a target, where the weight of a token is one, or its probability. A search descends three levels of bins over
-the distance to the largest logit, 2048, 1024 and 1024 of them; the first level serves all three searches. Each level
-is a pass over the logits in parts, so that few rows fill the device as well; rows without a filter skip its passes.
+The draw is the largest sum of a logit and its noise among the tokens that are kept. Tokens are ordered as the reference
+orders them, by falling probability and then by id, and top-k and top-p keep the first few of that order. So each is a
+search: for the first token at which the running weight exceeds a target, where the weight of a token is one, or its
+probability. A search descends three levels of bins over the distance to the largest logit, 2048, 1024 and 1024 of them;
+the first level serves both searches. Each level is a pass over the logits in parts, so that few rows fill the device as
+well; rows without a filter skip its passes.
 
 Mass is an integer, so sums are exact, and a row's token depends on nothing but the row.
 
-Against the reference: distances are kept to 2^-26 and masses to 2^-40 of the largest probability, so tokens that
-differ by less count as equal, and those under 2^-40 (27.7 below the largest logit) are never drawn. The reference sums
-in float32. The two differ only where a target lies within such an error of the boundary between two tokens: on an H100
-9 of 3,290 draws did, with vocabularies of 128k and 152k and normal logits.
+Against the reference: distances are kept to 2^-26 and masses to 2^-40 of the largest probability, so that a filter may
+keep a token more or less where its limit lies within such an error; a draw differs only if that is its token. Noise is
+the same to the last bit, and it spans 25.3, so that tokens 32 below the largest logit, which all count as equally far,
+are never drawn.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import triton.language as tl
 from torch import Tensor
 
 from sgcore_triton.launch import overlap, wait_for_inputs
-from sgcore_triton.sampling import BLOCK, greedy, split
+from sgcore_triton.noise import ROUNDED, gumbel, row_key
+from sgcore_triton.sampling import BLOCK, best_of_parts, greedy, ranked, split
 
 TOP_BINS = tl.constexpr(2048)
 BINS = tl.constexpr(1024)
@@ -36,14 +38,13 @@ LEVELS = tl.constexpr(2 * 2048)
 """Where the searches' own levels start: behind counts and masses of the first level."""
 SEARCH = tl.constexpr(3 * 1024)
 """int64 of one search: counts and masses of the second level, counts of the third."""
-STATE = tl.constexpr(2 * 2048 + 3 * 3 * 1024)
-"""Where a row's state starts; its fields follow."""
-TARGET, KEPT, WITHIN, PLACE, COUNT, MASS = (tl.constexpr(2 * 2048 + 9 * 1024 + field) for field in range(6))
-"""Target of the search (-1: none), mass kept so far, mass that min-p keeps, bin reached, count and mass before it."""
+TARGET, END, NTH, PLACE, COUNT, MASS = (tl.constexpr(2 * 2048 + 6 * 1024 + field) for field in range(6))
+"""Target of the search for top-p (-1: none), distance and place among its equals of the last token that is kept, bin
+reached, count and mass before it. END is one more than the distance, and 0 where all tokens are kept."""
 DEEPER = tl.constexpr(3)
 """PLACE, COUNT and MASS of the second level are as much further on; a kernel reads the first and writes these."""
-SCRATCH = 2 * 2048 + 9 * 1024 + 16
-TOP_K, TOP_P, DRAW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+SCRATCH = 2 * 2048 + 6 * 1024 + 16
+TOP_K, TOP_P = tl.constexpr(0), tl.constexpr(1)
 
 
 @triton.jit
@@ -88,29 +89,25 @@ def _cross(counts, masses, target, by_count: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def _first_level(
-    logits, best, top_k, min_p, scratch, stride, vocab_size, part_size, SCRATCH: tl.constexpr, BLOCK: tl.constexpr,
+    logits, best, top_k, top_p, scratch, stride, vocab_size, part_size, SCRATCH: tl.constexpr, BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Add a part of a row to the row's first level, and to the mass that min-p keeps."""
+    """Add a part of a row to the row's first level."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     wait_for_inputs(PDL)
     logits += row * stride
     scratch += row * SCRATCH
-    largest = _largest(logits, best, row)
-    is_counted = tl.load(top_k + row) < vocab_size
-    floor = tl.load(min_p + row)
-    one = tl.full((BLOCK,), 1, tl.int64)
-    within = tl.zeros((BLOCK,), tl.int64)
-    for start in range(0, part_size, BLOCK):
-        ids = part * part_size + start + tl.arange(0, BLOCK)
-        distance = _distance(logits, ids, vocab_size, largest)
-        place, mass = distance >> 20, _mass(distance)
-        inside = ids < vocab_size
-        tl.atomic_add(scratch + place, one, mask=inside & is_counted, sem="relaxed")
-        tl.atomic_add(scratch + TOP_BINS + place, mass, mask=inside & (mass > 0), sem="relaxed")
-        within += tl.where(inside & (_share(distance) >= floor), mass, 0)
-    if floor > 0.0:
-        tl.atomic_add(scratch + WITHIN, tl.sum(within, 0), sem="relaxed")
+    is_counted, p = tl.load(top_k + row) < vocab_size, tl.load(top_p + row)
+    if is_counted | (p < 1.0):
+        largest = _largest(logits, best, row)
+        one = tl.full((BLOCK,), 1, tl.int64)
+        for start in range(0, part_size, BLOCK):
+            ids = part * part_size + start + tl.arange(0, BLOCK)
+            distance = _distance(logits, ids, vocab_size, largest)
+            place, mass = distance >> 20, tl.where(p < 1.0, _mass(distance), 0)
+            inside = ids < vocab_size
+            tl.atomic_add(scratch + place, one, mask=inside & is_counted, sem="relaxed")
+            tl.atomic_add(scratch + TOP_BINS + place, mass, mask=inside & (mass > 0), sem="relaxed")
 
 
 @triton.jit
@@ -203,8 +200,8 @@ def _end(scratch, target, WHICH: tl.constexpr):
 
 
 @triton.jit
-def _settle_top_k(top_k, top_p, scratch, vocab_size, SCRATCH: tl.constexpr, PDL: tl.constexpr):
-    """What top-k keeps, and what to search for top-p."""
+def _settle(top_k, top_p, scratch, vocab_size, SCRATCH: tl.constexpr, PDL: tl.constexpr):
+    """What to search for top-p, in what top-k keeps."""
     row = tl.program_id(0).to(tl.int64)
     wait_for_inputs(PDL)
     scratch += row * SCRATCH
@@ -215,104 +212,95 @@ def _settle_top_k(top_k, top_p, scratch, vocab_size, SCRATCH: tl.constexpr, PDL:
         kept = tl.minimum(kept, mass)
     p = tl.load(top_p + row)
     target = (p.to(tl.float64) * kept.to(tl.float64)).to(tl.int64)
-    tl.store(scratch + KEPT, kept)
     tl.store(scratch + TARGET, tl.where((p < 1.0) & (target < kept), target, -1))
 
 
 @triton.jit
-def _settle_top_p(min_p, uniform, scratch, SCRATCH: tl.constexpr, PDL: tl.constexpr):
-    """What top-p and min-p keep, and what to draw."""
-    row = tl.program_id(0).to(tl.int64)
-    wait_for_inputs(PDL)
-    scratch += row * SCRATCH
-    kept, target = tl.load(scratch + KEPT), tl.load(scratch + TARGET)
-    if target >= 0:
-        _, _, mass = _end(scratch, target, TOP_P)
-        kept = tl.minimum(kept, mass)
-    if tl.load(min_p + row) > 0.0:
-        kept = tl.minimum(kept, tl.load(scratch + WITHIN))
-    target = (tl.load(uniform + row).to(tl.float64) * kept.to(tl.float64)).to(tl.int64)
-    # Nothing has mass where logits are infinite or not numbers: kept is 0, and nothing is searched.
-    tl.store(scratch + TARGET, tl.minimum(target, kept - 1))
-
-
-@triton.jit
 def _count_equals(
-    logits, best, scratch, equals, stride, vocab_size, part_size, parts, SCRATCH: tl.constexpr, BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
+    logits, best, top_k, scratch, equals, stride, vocab_size, part_size, parts, SCRATCH: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Tokens of a part at the distance that the draw ended at."""
+    """The last token that is kept, and how many tokens of a part are as far as it."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     wait_for_inputs(PDL)
     logits += row * stride
     scratch += row * SCRATCH
-    target = tl.load(scratch + TARGET)
-    found = tl.zeros((BLOCK,), tl.int32)
-    if target >= 0:
-        wanted, _, _ = _end(scratch, target, DRAW)
+    count, mass = _target(top_k, scratch, row, vocab_size, TOP_K), tl.load(scratch + TARGET)
+    if (count >= 0) | (mass >= 0):
+        if mass >= 0:
+            end, nth, _ = _end(scratch, mass, TOP_P)
+        else:
+            end, nth, _ = _end(scratch, count, TOP_K)
+        if part == 0:
+            tl.store(scratch + END, end.to(tl.int64) + 1)
+            tl.store(scratch + NTH, nth)
         largest = _largest(logits, best, row)
+        found = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, part_size, BLOCK):
             ids = part * part_size + start + tl.arange(0, BLOCK)
-            is_equal = (ids < vocab_size) & (_distance(logits, ids, vocab_size, largest) == wanted)
+            is_equal = (ids < vocab_size) & (_distance(logits, ids, vocab_size, largest) == end)
             found += is_equal.to(tl.int32)
-    tl.store(equals + row * parts + part, tl.sum(found, 0))
+        tl.store(equals + row * parts + part, tl.sum(found, 0))
 
 
 @triton.jit
-def _pick(
-    logits, best, scratch, equals, out, stride, vocab_size, part_size, parts, SCRATCH: tl.constexpr,
-    PARTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+def _score_part(
+    logits, best, min_p, seeds, positions, scratch, equals, scores, stride, vocab_size, part_size, parts,
+    SCRATCH: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """The id of the token drawn: the part that it lies in, then its place there."""
-    row = tl.program_id(0).to(tl.int64)
+    """The largest sum of a logit and its noise among a part's tokens that are kept, as `ranked` orders them."""
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     places = tl.arange(0, PARTS)
+    lowest = -0x7FFFFFFFFFFFFFFF
+    found = tl.full((BLOCK,), lowest, tl.int64)
     wait_for_inputs(PDL)
     logits += row * stride
     scratch += row * SCRATCH
-    token = tl.load(best + row)
-    target = tl.load(scratch + TARGET)
-    if target >= 0:
-        wanted, nth, _ = _end(scratch, target, DRAW)
-        found = tl.load(equals + row * parts + places, mask=places < parts, other=0)
-        part = tl.minimum(tl.sum((tl.cumsum(found, 0) <= nth).to(tl.int32), 0), parts - 1)
-        seen = tl.sum(tl.where(places < part, found, 0), 0)
-        largest = _largest(logits, best, row)
+    if tl.load(best + row) >= 0:
+        largest, floor = _largest(logits, best, row), tl.load(min_p + row)
+        key = row_key(tl.load(seeds + row), tl.load(positions + row))
+        end, nth = tl.load(scratch + END) - 1, tl.load(scratch + NTH)
+        before = tl.load(equals + row * parts + places, mask=(places < part) & (end >= 0), other=0)
+        seen = tl.sum(before, 0)
         for start in range(0, part_size, BLOCK):
             ids = part * part_size + start + tl.arange(0, BLOCK)
-            is_equal = (ids < vocab_size) & (_distance(logits, ids, vocab_size, largest) == wanted)
-            rank = seen + tl.cumsum(is_equal.to(tl.int32), 0) - 1
-            token = tl.maximum(tl.where(start == 0, 0, token), tl.max(tl.where(is_equal & (rank == nth), ids, 0), 0))
-            seen += tl.sum(is_equal.to(tl.int32), 0)
-    tl.store(out + row, token)
+            x = tl.load(logits + ids, mask=ids < vocab_size, other=float("-inf"))
+            distance = _distance(logits, ids, vocab_size, largest)
+            is_kept = (x > float("-inf")) & (_share(distance) >= floor)
+            if end >= 0:
+                is_equal = (ids < vocab_size) & (distance == end)
+                rank = seen + tl.cumsum(is_equal.to(tl.int32), 0) - 1
+                is_kept = is_kept & ((distance < end) | (is_equal & (rank <= nth)))
+                seen += tl.sum(is_equal.to(tl.int32), 0)
+            found = tl.maximum(found, tl.where(is_kept, ranked(x + gumbel(key, ids), ids), lowest))
+    tl.store(scores + row * parts + part, tl.max(found, 0))
 
 
-def sample(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+def sample(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """As `Kernels.sample`; logits (rows, vocabulary) float32 with strided rows, the rest (rows,) and contiguous."""
     rows, vocab_size = logits.shape
     best = greedy(logits)
     if rows == 0:
         return best
-    out = torch.empty_like(best)
     scratch = torch.zeros((rows, SCRATCH), dtype=torch.int64, device=logits.device)
     parts, part_size = split(rows, vocab_size)
     equals = torch.empty((rows, parts), dtype=torch.int32, device=logits.device)
+    scores = torch.empty((rows, parts), dtype=torch.int64, device=logits.device)
     early = overlap(logits)
     wide = {"SCRATCH": SCRATCH, "BLOCK": BLOCK, "num_warps": 4, **early}
-    row = {"SCRATCH": SCRATCH, "num_warps": 4, **early}
     where = (logits.stride(0), vocab_size, part_size)
 
     def search(which: int) -> None:
         _second_level[(rows, parts)](logits, best, top_k, scratch, *where, WHICH=which, **wide)
         _third_level[(rows, parts)](logits, best, top_k, scratch, *where, WHICH=which, **wide)
 
-    _first_level[(rows, parts)](logits, best, top_k, min_p, scratch, *where, **wide)
+    _first_level[(rows, parts)](logits, best, top_k, top_p, scratch, *where, **wide)
     search(0)
-    _settle_top_k[(rows,)](top_k, top_p, scratch, vocab_size, **row)
+    _settle[(rows,)](top_k, top_p, scratch, vocab_size, SCRATCH=SCRATCH, num_warps=4, **early)
     search(1)
-    _settle_top_p[(rows,)](min_p, uniform, scratch, **row)
-    search(2)
-    _count_equals[(rows, parts)](logits, best, scratch, equals, *where, parts, **wide)
-    _pick[(rows,)](
-        logits, best, scratch, equals, out, *where, parts, PARTS=triton.next_power_of_2(parts), BLOCK=BLOCK, **row
-    )
-    return out
+    _count_equals[(rows, parts)](logits, best, top_k, scratch, equals, *where, parts, **wide)
+    _score_part[(rows, parts)](
+        logits, best, min_p, seeds, positions, scratch, equals, scores, *where, parts,
+        PARTS=triton.next_power_of_2(parts), **wide, **ROUNDED,
+    )  # fmt: skip
+    return best_of_parts(scores, best, early)

@@ -255,10 +255,12 @@ class TritonKernels(Kernels):
     def greedy(self, logits: Tensor) -> Tensor:
         return sampling.greedy(logits) if sampling.takes(logits) else super().greedy(logits)
 
-    def sample(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+    def sample(
+        self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
+    ) -> Tensor:
         if sampling.takes(logits):
-            return draw.sample(logits, top_k, top_p, min_p, uniform)
-        return super().sample(logits, top_k, top_p, min_p, uniform)
+            return draw.sample(logits, top_k, top_p, min_p, seeds, positions)
+        return super().sample(logits, top_k, top_p, min_p, seeds, positions)
 
     def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
         return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -19,11 +21,11 @@ LSE_PART = 8192
 """Logits of one partial sum; fixed, so that a row's result doesn't depend on how many rows there are."""
 NO_TOKEN = tl.constexpr(kernels.NO_TOKEN)
 INFINITY, NEGATIVE_INFINITY = tl.constexpr(0x7F800000), tl.constexpr(-0x7F800001)
-"""As `_ranked` orders them; NaN comes after both."""
+"""As `ranked` orders them; NaN comes after both."""
 
 
 @triton.jit
-def _ranked(x, ids):
+def ranked(x, ids):
     """int64 that order by value, then by lower id; NaN is the largest value, as it is to torch."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
     order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
@@ -40,7 +42,7 @@ def _best_of_part(logits, best, stride, vocab_size, part_size, parts, BLOCK: tl.
     for start in range(0, part_size, BLOCK):
         ids = part * part_size + start + tl.arange(0, BLOCK)
         x = tl.load(logits + row * stride + ids, mask=ids < vocab_size, other=0.0).to(tl.float32)
-        found = tl.maximum(found, tl.where(ids < vocab_size, _ranked(x, ids), lowest))
+        found = tl.maximum(found, tl.where(ids < vocab_size, ranked(x, ids), lowest))
     tl.store(best + row * parts + part, tl.max(found, 0))
 
 
@@ -80,6 +82,12 @@ def greedy(logits: Tensor) -> Tensor:
     _best_of_part[(rows, parts)](
         logits, best, logits.stride(0), vocab_size, part_size, parts, BLOCK=BLOCK, num_warps=4, **early
     )
+    return best_of_parts(best, out, early)
+
+
+def best_of_parts(best: Tensor, out: Tensor, early: dict[str, Any]) -> Tensor:
+    """`out` (rows,) int64: tokens of the largest of `best` (rows, parts), if that is finite, else `NO_TOKEN`."""
+    rows, parts = best.shape
     _best_of_row[(rows,)](best, out, parts, PARTS=triton.next_power_of_2(parts), num_warps=1, **early)
     return out
 

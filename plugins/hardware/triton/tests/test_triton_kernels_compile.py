@@ -13,8 +13,7 @@ import pytest
 POINTERS = {
     "*bf16": "x residual weight out total qkv q_norm k_norm cos sin keys values norm bias",
     "*fp32": "rates scales given logits counts frequency presence repetition top_p min_p sums chosen",
-    "*fp64": "uniform",
-    "*i64": "slots top_k scratch best tokens rows",
+    "*i64": "slots top_k scratch best tokens rows seeds positions scores",
     "*i32": "equals masks words arrivals",
     "*i1": "is_seen",
 }
@@ -72,13 +71,12 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     yield sampling._log_of_row, {"PARTS": 16}, {"norm": "*fp32"}
     draws = {"SCRATCH": draw.SCRATCH}
     yield draw._first_level, draws | {"BLOCK": 1024}, {}
-    for which in (0, 2):
+    for which in (0, 1):
         yield draw._second_level, draws | {"BLOCK": 1024, "WHICH": which}, {}
         yield draw._third_level, draws | {"BLOCK": 1024, "WHICH": which}, {}
-    yield draw._settle_top_k, draws, {}
-    yield draw._settle_top_p, draws, {}
+    yield draw._settle, draws, {}
     yield draw._count_equals, draws | {"BLOCK": 1024}, {}
-    yield draw._pick, draws | {"PARTS": 128, "BLOCK": 1024}, {"out": "*i64"}
+    yield draw._score_part, draws | {"PARTS": 128, "BLOCK": 1024}, {}
 
 
 def float8_cases() -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:

@@ -86,8 +86,8 @@ EXPORT(greedy)(const void *logits, int64_t rows, int64_t size, int64_t *out, int
 
 EXPORT(sample)
 (const float *logits, int64_t rows, int64_t size, const int64_t *top_k, const double *top_p, const double *min_p,
- const double *uniform, uint64_t *keys, int64_t *out, int64_t threads) {
-    sample({logits, rows, size, top_k, top_p, min_p, uniform, keys, out}, threads);
+ const int64_t *seeds, const int64_t *positions, uint64_t *keys, int64_t *out, int64_t threads) {
+    sample({logits, rows, size, top_k, top_p, min_p, seeds, positions, keys, out}, threads);
 }
 
 // `pointers` and `sizes` are what layers of a kind share in a step, in the order of `Attention`, then those of `merge`.
@@ -121,7 +121,7 @@ EXPORT(linear_bfloats)
     linear_bfloats(product, threads);
 }
 
-// `scratch` has what inputs.h makes of x, first the segments of `SEGMENT_TOKENS` times a whole number, and a panel with its scales
+// `scratch` has what inputs.h makes of x, first the segments of tokens rounded up to `SEGMENT_TOKENS`, and a panel with its scales
 // and zeros.
 EXPORT(linear_int)
 (const void *x, int64_t x_row, int64_t tokens, int64_t in, const void *packed, int64_t rows, int64_t bits,
