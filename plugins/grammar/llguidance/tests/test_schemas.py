@@ -222,6 +222,10 @@ HOSTILE = {
     "a large product": {"type": "array", "items": {"enum": list(range(1000))}, "maxItems": 8, "uniqueItems": True},
     "a slow pattern": {"not": {"pattern": "(a+)+$"}, "enum": ["a" * 60 + "b"]},
     "keywords of other types": {"not": {"required": 3}, "type": "object"},
+    "a large divisor": {"type": "integer", "multipleOf": 999_983},
+    "divisors": {"allOf": [{"type": "integer", "multipleOf": 997}, {"multipleOf": 991}]},
+    "a type that is no name": {"type": [{}], "format": {}, "not": {"type": 3}},
+    "a list of no names": {"type": [{}], "not": {"type": "null"}},
     "no schemas": {"oneOf": 3},
     "names that are no names": {"propertyNames": {"enum": 3}, "properties": [], "required": {}},
 }  # fmt: skip

@@ -47,6 +47,9 @@ SHAPES: dict[str, tuple[Any, str]] = {
         ((dict, bool), "a schema"),
     ),
     **dict.fromkeys(COUNTS, (int, "a whole number")),
+    **dict.fromkeys("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split(), ((int, float), "a number")),
+    **dict.fromkeys(("format", "pattern"), (str, "a text")),
+    "type": ((str, list), "a type or an array of types"),
 }
 """What the values of keywords have to be."""
 
@@ -59,9 +62,9 @@ def plain(schema: Any) -> Any:
     for key in COUNTS & set(kept):
         if isinstance(kept[key], float) and kept[key].is_integer():
             kept[key] = int(kept[key])
+    _check_shapes(kept)
     if "format" in kept and kept["format"] not in FORMATS:
         del kept["format"]
-    _check_shapes(kept)
     _drop_lone(kept)
     for key, value in SAYS_NOTHING.items():
         given = kept.get(key)

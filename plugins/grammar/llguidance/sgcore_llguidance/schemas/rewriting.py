@@ -16,6 +16,7 @@ from sgcore_llguidance.schemas.negation import NoForm, refused_by
 from sgcore_llguidance.schemas.numbers import (
     BOUNDS,
     EXACT,
+    check_divisors,
     exact_constant,
     has_fractions_near_zero,
     integer_limits,
@@ -46,6 +47,7 @@ IN_PLACE = ("allOf", "anyOf", "oneOf")
 def checked_schema(root: Any) -> Any:
     """A schema in the words of draft 2020-12. Raises ConstraintError if it is nested too deep."""
     _check_depth(root)
+    check_divisors(root)
     return modern(root)
 
 
