@@ -36,6 +36,22 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+def exact_distribution(logits: torch.Tensor, top_k: float = 0, top_p: float = 1.0, min_p: float = 0.0) -> torch.Tensor:
+    """What the filters leave of one row, by their definitions in float64: (vocabulary,), zeros for what they take."""
+    weights = logits.double().softmax(-1)
+    order = weights.argsort(descending=True, stable=True).tolist()
+    order = order[: int(top_k)] if top_k else order
+    total, before, kept = float(weights[order].sum()), 0.0, []
+    for token in order:
+        if kept and (before > top_p * total or float(weights[token]) < min_p * float(weights[order[0]])):
+            break
+        kept.append(token)
+        before += float(weights[token])
+    left = torch.zeros_like(weights)
+    left[kept] = weights[kept]
+    return left / left.sum()
+
+
 Integers = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Values, scales and zeros."""
 
@@ -50,6 +66,8 @@ class KernelSuite:
     kernels: ClassVar[Kernels]
     device: ClassVar[str] = "cpu"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
+    draws: ClassVar[int] = 2000
+    """How many are compared with their distribution; fewer where a kernel is interpreted."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Each test once for every type that the kernels compute in."""
@@ -379,6 +397,39 @@ class KernelSuite:
         limits = (torch.full((rows,), top_k), torch.full((rows,), top_p), torch.zeros(rows))
         ((actual, expected),) = self.both("sample", logits, *limits, torch.arange(rows), torch.arange(rows))
         assert int((actual != expected).sum()) <= (top_p < 1)
+
+    @pytest.mark.parametrize("wanted", [{}, {"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.4}], ids=str)
+    def test_draws_follow_what_the_filters_keep(self, wanted: dict[str, float]) -> None:
+        """Chi-square of draws of one row under many seeds; one in 10,000 of right samplers would fail."""
+        count, logits = self.draws, torch.tensor([[0.5, 1.2, 1.0, 0.8, 0.0, -0.3]])
+        exact = exact_distribution(logits[0], **wanted)
+        top_k = torch.full((count,), int(wanted.get("top_k", logits.shape[1])))
+        top_p, min_p = torch.full((count,), wanted.get("top_p", 1.0)), torch.full((count,), wanted.get("min_p", 0.0))
+        counters = (torch.arange(count), torch.full((count,), 5))
+        repeated = logits.expand(count, -1).contiguous()
+        drawn = self.kernels.sample(repeated, top_k, top_p, min_p, *counters)
+        found, expected = torch.bincount(drawn, minlength=logits.shape[1]).double(), exact * count
+        is_kept = exact > 0
+        assert not found[~is_kept].any()
+        assert float(((found - expected)[is_kept] ** 2 / expected[is_kept]).sum()) < 26
+
+    @pytest.mark.parametrize("changed", ["seed", "position"])
+    def test_other_counters_draw_other_tokens(self, changed: str) -> None:
+        rows, vocabulary = 24, 700
+        limits = (torch.full((rows,), vocabulary), torch.ones(rows), torch.zeros(rows))
+        counting, still = torch.arange(rows), torch.full((rows,), 3)
+        counters = (counting, still) if changed == "seed" else (still, counting)
+        drawn = self.kernels.sample(torch.zeros(rows, vocabulary), *limits, *counters)
+        assert len(drawn.unique()) > rows * 3 // 4  # 23.6 of 24 are expected to differ
+
+    def test_rows_with_and_without_filters_share_a_batch(self) -> None:
+        rows, vocabulary = 8, 1500
+        logits, counters = torch.randn(rows, vocabulary) * 2, (torch.arange(rows), torch.arange(rows) + 9)
+        top_k = torch.tensor([vocabulary, 5, vocabulary, vocabulary] * 2)
+        top_p, min_p = torch.tensor([1.0, 1.0, 0.5, 1.0] * 2), torch.tensor([0.0, 0.0, 0.0, 0.3] * 2)
+        ((actual, expected),) = self.both("sample", logits, top_k, top_p, min_p, *counters)
+        differing = (actual != expected).nonzero().flatten().tolist()
+        assert len(differing) <= 1 and all(row % 4 == 2 for row in differing)  # the limit of top-p, within rounding
 
     def test_a_row_does_not_depend_on_its_neighbours(self) -> None:
         x, weight = torch.randn(2, 64), torch.randn(24, 64)
