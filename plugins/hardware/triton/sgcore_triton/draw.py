@@ -5,7 +5,7 @@ orders them, by falling probability and then by id, and top-k and top-p keep the
 search: for the first token at which the running weight exceeds a target, where the weight of a token is one, or its
 probability. A search descends three levels of bins over the distance to the largest logit, 2048, 1024 and 1024 of them;
 the first level serves both searches. Each level is a pass over the logits in parts, so that few rows fill the device as
-well; rows without a filter skip its passes, and a row without any is drawn in the pass that finds the largest logits.
+well; rows without a filter skip its passes.
 
 Mass is an integer, so sums are exact, and a row's token depends on nothing but the row.
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sgcore_triton.launch import overlap, wait_for_inputs
 from sgcore_triton.noise import ROUNDED, gumbel, row_key
-from sgcore_triton.sampling import BLOCK, best_of_parts, ranked, split
+from sgcore_triton.sampling import BLOCK, best_of_parts, greedy, ranked, split
 
 TOP_BINS = tl.constexpr(2048)
 BINS = tl.constexpr(1024)
@@ -85,37 +85,6 @@ def _cross(counts, masses, target, by_count: tl.constexpr, SIZE: tl.constexpr):
     is_before = places < place
     count, mass = tl.sum(tl.where(is_before, counts, 0), 0), tl.sum(tl.where(is_before, masses, 0), 0)
     return place, count, mass, tl.sum(tl.where(places == place, counts, 0), 0)
-
-
-@triton.jit
-def _is_open(top_k, top_p, min_p, row, vocab_size):
-    """Whether no filter takes anything from the row."""
-    return (tl.load(top_k + row) >= vocab_size) & (tl.load(top_p + row) >= 1.0) & (tl.load(min_p + row) <= 0.0)
-
-
-@triton.jit
-def _open_part(
-    logits, top_k, top_p, min_p, seeds, positions, best, scores, stride, vocab_size, part_size, parts,
-    BLOCK: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """The largest logit of a part and, of a row without a filter, the largest sum of a logit and its noise."""
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    lowest = -0x7FFFFFFFFFFFFFFF
-    found = tl.full((BLOCK,), lowest, tl.int64)
-    scored = tl.full((BLOCK,), lowest, tl.int64)
-    wait_for_inputs(PDL)
-    is_open = _is_open(top_k, top_p, min_p, row, vocab_size)
-    key = row_key(tl.load(seeds + row), tl.load(positions + row))
-    for start in range(0, part_size, BLOCK):
-        ids = part * part_size + start + tl.arange(0, BLOCK)
-        inside = ids < vocab_size
-        x = tl.load(logits + row * stride + ids, mask=inside, other=0.0).to(tl.float32)
-        found = tl.maximum(found, tl.where(inside, ranked(x, ids), lowest))
-        if is_open:
-            scored = tl.maximum(scored, tl.where(inside, ranked(x + gumbel(key, ids), ids), lowest))
-    tl.store(best + row * parts + part, tl.max(found, 0))
-    if is_open:
-        tl.store(scores + row * parts + part, tl.max(scored, 0))
 
 
 @triton.jit
@@ -276,19 +245,18 @@ def _count_equals(
 
 @triton.jit
 def _score_part(
-    logits, best, top_k, top_p, min_p, seeds, positions, scratch, equals, scores, stride, vocab_size, part_size, parts,
+    logits, best, min_p, seeds, positions, scratch, equals, scores, stride, vocab_size, part_size, parts,
     SCRATCH: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """The largest sum of a logit and its noise among a part's tokens that filters keep, as `ranked` orders them."""
+    """The largest sum of a logit and its noise among a part's tokens that are kept, as `ranked` orders them."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     places = tl.arange(0, PARTS)
     lowest = -0x7FFFFFFFFFFFFFFF
     found = tl.full((BLOCK,), lowest, tl.int64)
     wait_for_inputs(PDL)
-    is_open = _is_open(top_k, top_p, min_p, row, vocab_size)
     logits += row * stride
     scratch += row * SCRATCH
-    if (is_open == 0) & (tl.load(best + row) >= 0):
+    if tl.load(best + row) >= 0:
         largest, floor = _largest(logits, best, row), tl.load(min_p + row)
         key = row_key(tl.load(seeds + row), tl.load(positions + row))
         end, nth = tl.load(scratch + END) - 1, tl.load(scratch + NTH)
@@ -305,40 +273,34 @@ def _score_part(
                 is_kept = is_kept & ((distance < end) | (is_equal & (rank <= nth)))
                 seen += tl.sum(is_equal.to(tl.int32), 0)
             found = tl.maximum(found, tl.where(is_kept, ranked(x + gumbel(key, ids), ids), lowest))
-    if is_open == 0:
-        tl.store(scores + row * parts + part, tl.max(found, 0))
+    tl.store(scores + row * parts + part, tl.max(found, 0))
 
 
 def sample(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """As `Kernels.sample`; logits (rows, vocabulary) float32 with strided rows, the rest (rows,) and contiguous."""
     rows, vocab_size = logits.shape
-    out, best = (torch.empty(rows, dtype=torch.int64, device=logits.device) for _ in range(2))
+    best = greedy(logits)
     if rows == 0:
-        return out
+        return best
     scratch = torch.zeros((rows, SCRATCH), dtype=torch.int64, device=logits.device)
     parts, part_size = split(rows, vocab_size)
     equals = torch.empty((rows, parts), dtype=torch.int32, device=logits.device)
-    largest, scores = (torch.empty((rows, parts), dtype=torch.int64, device=logits.device) for _ in range(2))
+    scores = torch.empty((rows, parts), dtype=torch.int64, device=logits.device)
     early = overlap(logits)
     wide = {"SCRATCH": SCRATCH, "BLOCK": BLOCK, "num_warps": 4, **early}
     where = (logits.stride(0), vocab_size, part_size)
-    limits, counters = (top_k, top_p, min_p), (seeds, positions)
 
     def search(which: int) -> None:
         _second_level[(rows, parts)](logits, best, top_k, scratch, *where, WHICH=which, **wide)
         _third_level[(rows, parts)](logits, best, top_k, scratch, *where, WHICH=which, **wide)
 
-    _open_part[(rows, parts)](
-        logits, *limits, *counters, largest, scores, *where, parts, BLOCK=BLOCK, num_warps=4, **early, **ROUNDED
-    )
-    best_of_parts(largest, best, early)
     _first_level[(rows, parts)](logits, best, top_k, top_p, scratch, *where, **wide)
     search(0)
     _settle[(rows,)](top_k, top_p, scratch, vocab_size, SCRATCH=SCRATCH, num_warps=4, **early)
     search(1)
     _count_equals[(rows, parts)](logits, best, top_k, scratch, equals, *where, parts, **wide)
     _score_part[(rows, parts)](
-        logits, best, *limits, *counters, scratch, equals, scores, *where, parts,
+        logits, best, min_p, seeds, positions, scratch, equals, scores, *where, parts,
         PARTS=triton.next_power_of_2(parts), **wide, **ROUNDED,
     )  # fmt: skip
-    return best_of_parts(scores, out, early)
+    return best_of_parts(scores, best, early)

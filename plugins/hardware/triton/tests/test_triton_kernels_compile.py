@@ -70,7 +70,6 @@ def cases(target: str) -> Iterator[tuple[Any, dict[str, Any], dict[str, str]]]:
     yield sampling._sum_of_part, {"PART": 8192, "BLOCK": 1024}, {}
     yield sampling._log_of_row, {"PARTS": 16}, {"norm": "*fp32"}
     draws = {"SCRATCH": draw.SCRATCH}
-    yield draw._open_part, {"BLOCK": 1024}, {"logits": "*fp32"}
     yield draw._first_level, draws | {"BLOCK": 1024}, {}
     for which in (0, 1):
         yield draw._second_level, draws | {"BLOCK": 1024, "WHICH": which}, {}
