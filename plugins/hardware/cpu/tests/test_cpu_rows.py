@@ -55,7 +55,7 @@ def assert_rows_stand_alone(compute: Callable[[torch.Tensor], torch.Tensor], x: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rows, size", [(320, 192), (32, 2080), (200, 64), (7, 40)])
+@pytest.mark.parametrize("rows, size", [(320, 192), (32, 2080), (96, 40)])
 def test_products_of_floats(level: str, dtype: torch.dtype, rows: int, size: int) -> None:
     kernels, x = CpuKernels(level), torch.randn(TOKENS, size).to(dtype)
     weight = kernels.pack((torch.randn(rows, size) / size**0.5).to(dtype))

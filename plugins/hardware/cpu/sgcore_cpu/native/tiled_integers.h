@@ -18,12 +18,12 @@ static_assert(PARTS == 1 && ROWS == TILE_ROWS);
 
 typedef int8_t Bytes __attribute__((vector_size(VECTOR_BYTES)));
 
-// A panel of signed bytes, and for each segment its scales, its zeros, and the whole numbers that were subtracted.
+// A panel of signed bytes, and for each segment its scales, and what its zeros are more than the whole numbers that were
+// subtracted: with 4 bits exactly that, since the numbers are near the zeros; with 8 bits the zeros themselves.
 class UnpackedPanel {
   public:
     UnpackedPanel(const IntegerWeight &w, int64_t segment)
         : numbers(w.in * ROWS), scales(w.in / segment * VECTOR_BYTES), zeros(w.in / segment * VECTOR_BYTES),
-          wholes(w.in / segment * VECTOR_BYTES),
           widened(w.rows % ROWS ? w.panel_bytes() + 2 * w.scale_bytes() : 0), segment(segment) {}
 
     template <int BITS> void unpack(const IntegerWeight &w, int64_t panel) {
@@ -31,14 +31,14 @@ class UnpackedPanel {
         is_whole ? unpack_whole<BITS>(w, panel) : unpack_whole<BITS>(widened_rest(w, widened.at), 0);
     }
 
-    Buffer numbers, scales, zeros, wholes;
+    Buffer numbers, scales, zeros;
     bool has_fractions = false;  // Of zeros.
 
   private:
     template <int BITS> void unpack_whole(const IntegerWeight &w, int64_t panel) {
         const uint8_t *from = w.packed + panel * w.panel_bytes();
         uint8_t *to = numbers.at;
-        Floats *scale_to = (Floats *)scales.at, *zero_to = (Floats *)zeros.at, *whole_to = (Floats *)wholes.at;
+        Floats *scale_to = (Floats *)scales.at, *zero_to = (Floats *)zeros.at;
         Ints found{};
         for (int64_t group = 0; group < w.groups(); ++group) {
             Floats scale, zero;
@@ -46,10 +46,10 @@ class UnpackedPanel {
             Ints whole = BITS == 8 ? Ints{} + 128 : nearest(larger(Floats{}, -larger(splat(-15.0f), -zero)));
             Floats subtracted = __builtin_convertvector(whole, Floats);
             found |= zero != subtracted;
+            if (BITS == 4) zero -= subtracted;
             for (int64_t i = 0; i < w.group; i += segment) {
                 *scale_to++ = scale;
                 *zero_to++ = zero;
-                *whole_to++ = subtracted;
             }
             for (int64_t unit = 0; unit < w.group * BITS / 32; ++unit, from += UNIT) {
                 __builtin_prefetch(from + AHEAD);
@@ -77,7 +77,7 @@ struct alignas(64) SegmentSums {
 };
 
 // TOKENS tiles of tokens, and PANELS panels.
-template <int TOKENS, int PANELS> struct IntegerBlock {
+template <int BITS, int TOKENS, int PANELS> struct IntegerBlock {
     const TiledInputs &x;
     const TileBlock &block;
     const UnpackedPanel *panels;
@@ -135,16 +135,16 @@ template <int TOKENS, int PANELS> struct IntegerBlock {
     template <bool HAS_REST, bool HAS_FRACTIONS, int... T>
     void scale(int t, int p, int64_t s, int count, SegmentSums &to, std::integer_sequence<int, T...>) const {
         Floats(&made)[TILE_ROWS] = to.totals[2 * t + p];
-        const Buffer &zeros = panels[p].zeros, &wholes = panels[p].wholes;
         const TileSegment *given = segments(t) + s;
         Floats totals[] = {made[T]...};
         for (int i = 0; i < count; ++i) {
             Floats scale = ((const Floats *)panels[p].scales.at)[s + i];
-            Floats zero = ((const Floats *)zeros.at)[s + i], whole = ((const Floats *)wholes.at)[s + i];
+            Floats zero = ((const Floats *)panels[p].zeros.at)[s + i];
             const Ints(&sums)[TILE_ROWS] = to.sums[i][2 * t + p], (&rests)[TILE_ROWS] = to.sums[DEPTH / 2 + i % (DEPTH / 2)][2 * t + p];
             auto centred = [&](Ints sum, float numbers) {
                 Floats made = __builtin_convertvector(sum, Floats);
-                return HAS_FRACTIONS ? made + whole * numbers - zero * numbers : made;
+                if (BITS == 8 && HAS_FRACTIONS) made += 128.0f * numbers;
+                return HAS_FRACTIONS ? made - zero * numbers : made;
             };
             ((totals[T] += centred(sums[T], given[i].sums[T]) * (scale * given[i].rates[T])), ...);
             if (HAS_REST) ((totals[T] += centred(rests[T], given[i].rest_sums[T]) * (scale * given[i].rest_rates[T])), ...);
@@ -169,7 +169,7 @@ void multiply_tiles(const IntegerWeight &w, const TiledInputs &x, const Result<T
             unpacked = block.panel;
             tiles.shape(block.first, block.second ? block.second : block.first, int(x.segment));
             Ahead ahead(w.packed + (block.panel + count) * w.panel_bytes(), count * w.panel_bytes(), block, x.count() / DEPTH + 1);
-            with_sizes(block, [&](auto t, auto p) { IntegerBlock<t, p>{x, block, panels}.run(made, ahead); });
+            with_sizes(block, [&](auto t, auto p) { IntegerBlock<BITS, t, p>{x, block, panels}.run(made, ahead); });
             for (int t = 0; t < block.first + block.second; ++t)
                 for (int p = 0; p < count; ++p)
                     to.put(block.token + t, (block.panel + p) * ROWS, made.totals[t / TILE_ROWS * 2 + p][t % TILE_ROWS]);
