@@ -75,7 +75,8 @@ def test_a_server_twice_while_a_request_runs(server: Server) -> None:
     sampling = {"n": 64, "max_new_tokens": 4000, "ignore_eos": True}  # far longer than it takes to press a key
     body = {"input_ids": [1, 2], "sampling_params": sampling, "stream": True}
     with httpx2.stream("POST", f"{server.url}/generate", json=body, timeout=LIMIT_S) as reply:
-        next(reply.iter_bytes())
+        chunks = reply.iter_bytes()  # kept: its end would end the stream
+        next(chunks)
         server.process.send_signal(signal.SIGINT)
         wait_until(lambda: "Ctrl-C again ends at once" in server.log.read_text(), LIMIT_S)
         server.process.send_signal(signal.SIGINT)
