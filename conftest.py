@@ -40,6 +40,14 @@ def seed(request: pytest.FixtureRequest) -> int:
     return chosen
 
 
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> Iterator[None]:
+    """A platform that a test has initialised in this thread may have them flushed, and others' libraries need them."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Async tests run on asyncio, which is what the server runs on."""
