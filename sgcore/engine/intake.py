@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from collections.abc import Collection
 
 import msgspec
 
@@ -35,10 +36,23 @@ class Intake:
         self._check_volume(prompt, len(ids))
         if prompt.sampling.constraint is not None:
             self._check_constraint(prompt.sampling.constraint.kind)
-        rid, samples = prompt.rid or uuid.uuid4().hex, prompt.sampling.n
-        sampling = self._with_tokens(prompt.sampling)
-        names = [rid] if samples == 1 else [f"{rid}-{index}" for index in range(samples)]
-        return [self._request(prompt, sampling, name, ids, index, body) for index, name in enumerate(names)]
+        sampling, ends = self._with_tokens(prompt.sampling), self._ends(prompt.sampling)
+        rid, samples = prompt.rid or uuid.uuid4().hex, sampling.n
+        deadline = None if prompt.timeout_s is None else time.monotonic() + prompt.timeout_s
+        return [
+            Request(
+                rid if samples == 1 else f"{rid}-{index}",
+                ids,
+                msgspec.structs.replace(sampling, sampling_seed=self._seed(sampling.sampling_seed, index), n=1),
+                ends,
+                prompt.logprob_start,
+                prompt.top_logprobs,
+                prompt.namespace,
+                deadline,
+                body,
+            )
+            for index in range(samples)
+        ]
 
     def _input_ids(self, prompt: Prompt) -> list[int]:
         if prompt.input_ids is None:
@@ -61,9 +75,7 @@ class Intake:
         if prompt.top_logprobs > self.vocab_size:
             message = f"top_logprobs_num must be at most the vocabulary's {self.vocab_size}, got {prompt.top_logprobs}"
             raise RequestError(message, param="top_logprobs_num")
-        if max(prompt.sampling.logprob_token_ids, default=0) >= self.vocab_size:
-            message = f"token_ids_logprob must hold token ids below {self.vocab_size}"
-            raise RequestError(message, param="token_ids_logprob")
+        self._check_vocabulary("token_ids_logprob", prompt.sampling.logprob_token_ids)
         self._check_logprob_entries(prompt, tokens)
         most, samples = self._max_queued_tokens, prompt.sampling.n
         if samples > 1 and samples * tokens > most:
@@ -89,6 +101,10 @@ class Intake:
         bad = next(token for token in ids if not 0 <= token < self.vocab_size)
         raise RequestError(f"token id {bad} is outside the model's vocabulary of {self.vocab_size}", param=param)
 
+    def _check_vocabulary(self, name: str, tokens: Collection[int]) -> None:
+        if max(tokens, default=0) >= self.vocab_size:
+            raise RequestError(f"{name} must hold token ids below {self.vocab_size}", param=name)
+
     def _check_constraint(self, kind: str) -> None:
         if self.tokenizer is None:
             raise RequestError(
@@ -98,12 +114,14 @@ class Intake:
             raise RequestError(f"{kind} needs a grammar backend: install a plugin that brings one", param=kind)
 
     def _with_tokens(self, sampling: SamplingParams) -> SamplingParams:
-        """The texts that the core looks for, as token ids."""
+        """The texts that the core looks for, as token ids. Raises RequestError for texts and ids that it can't have."""
         if sampling.bad_words and self.tokenizer is None:
             raise RequestError("bad_words need a tokenizer, and this server has none", param="bad_words")
-        if sampling.allowed_token_ids and max(sampling.allowed_token_ids) >= self.vocab_size:
-            message = f"allowed_token_ids must hold token ids below {self.vocab_size}"
-            raise RequestError(message, param="allowed_token_ids")
+        self._check_vocabulary("allowed_token_ids", sampling.allowed_token_ids)
+        if (sampling.stop or sampling.stop_regex) and self.tokenizer is None:
+            name = "stop" if sampling.stop else "stop_regex"
+            raise RequestError(f"{name} needs a tokenizer: use stop_token_ids", param=name)
+        self._check_vocabulary("logit_bias", sampling.logit_bias or ())
         if self.tokenizer is None:
             return sampling
         after = sampling.constraint_after
@@ -120,34 +138,19 @@ class Intake:
         found = [tuple(self.tokenizer.encode_more(text)) for text in (plain, f" {plain}")]
         return [tokens for tokens in found if tokens and max(tokens) < self.vocab_size]
 
-    def _request(
-        self, prompt: Prompt, sampling: SamplingParams, rid: str, ids: list[int], index: int, body: str
-    ) -> Request:
-        if (sampling.stop or sampling.stop_regex) and self.tokenizer is None:
-            name = "stop" if sampling.stop else "stop_regex"
-            raise RequestError(f"{name} needs a tokenizer: use stop_token_ids", param=name)
-        outside = [token for token in sampling.logit_bias or () if not 0 <= token < self.vocab_size]
-        if outside:
-            raise RequestError(f"logit_bias must hold token ids below {self.vocab_size}", param="logit_bias")
-        seed = sampling.sampling_seed
-        seed = self._random.getrandbits(63) if seed is None else seed + index
+    def _ends(self, sampling: SamplingParams) -> list[int]:
+        """Token ids that end an answer."""
         ends = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else self.eos_ids)
         if sampling.min_new_tokens and sampling.allowed_token_ids and ends.issuperset(sampling.allowed_token_ids):
             message = "allowed_token_ids has end tokens alone, which min_new_tokens forbids"
             raise RequestError(message, param="allowed_token_ids")
-        sampling = msgspec.structs.replace(sampling, sampling_seed=seed, n=1)
-        deadline = None if prompt.timeout_s is None else time.monotonic() + prompt.timeout_s
-        return Request(
-            rid,
-            ids,
-            sampling,
-            sorted(end for end in ends if 0 <= end < self.vocab_size),
-            prompt.logprob_start,
-            prompt.top_logprobs,
-            prompt.namespace,
-            deadline,
-            body,
-        )
+        return sorted(end for end in ends if 0 <= end < self.vocab_size)
+
+    def _seed(self, seed: int | None, index: int) -> int:
+        """The seed of a sample, a signed integer of 64 bits: behind the largest comes the smallest."""
+        if seed is None:
+            return self._random.getrandbits(63)
+        return (seed + index + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def truncated(prompt: Prompt, ids: list[int], room: int) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec import structs
 
@@ -138,15 +139,14 @@ def process(plan: Plan) -> Iterator[CoreProcess]:
 
 
 def test_a_real_core_takes_all_or_none(process: CoreProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    frontend, request = process.frontend, process.frontend.intake._request
+    frontend, requests = process.frontend, process.frontend.intake.requests
     for name, value in (("namespace", "\ud800"), ("rid", "\udfff"), ("logprob_start", 2**70), ("stop_ids", object())):
 
-        def broken(*words: Any, name: str = name, value: Any = value) -> Request:
-            made = request(*words)
-            return structs.replace(made, **{name: value}) if made.rid == "b" else made
+        def broken(*words: Any, name: str = name, value: Any = value) -> list[Request]:
+            return [structs.replace(made, **{name: value}) if made.rid == "b" else made for made in requests(*words)]
 
         with monkeypatch.context() as patch, pytest.raises(RequestError, match="can't be passed to the engine core"):
-            patch.setattr(frontend.intake, "_request", broken)
+            patch.setattr(frontend.intake, "requests", broken)
             finished(frontend, asks("a", "b"))
         assert not frontend._consumers
     with pytest.raises(RequestError, match="can't be passed"):
@@ -168,3 +168,11 @@ def test_a_reply_of_millions_of_logprobs_is_refused(core: Core) -> None:
     with pytest.raises(RequestError, match=r"8,421,376 log-probabilities .* the most of a request is 4,194,304"):
         list(core.frontend.stream(asked))
     assert not core.requests
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1, -(2**63)])
+def test_seeds_of_samples_are_integers_of_64_bits_and_differ(core: Core, seed: int) -> None:
+    sampling = SamplingParams(max_new_tokens=3, sampling_seed=seed, n=3)
+    list(core.frontend.stream(Prompt(sampling, input_ids=[1, 2])))
+    seeds = [request.sampling.sampling_seed for request in core.requests]
+    assert np.array(seeds, np.int64).tolist() == seeds and seeds[0] == seed and len(set(seeds)) == 3
