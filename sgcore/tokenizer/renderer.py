@@ -75,23 +75,23 @@ class Renderer:
     def render(self, template: str, variables: dict[str, Any]) -> str:
         """The template's text. Raises TemplateError if it refuses, or takes too long, or writes too much."""
         line = _line(template, variables)
-        process = self._idle.get()
+        process, kept = self._idle.get(), None
         try:
-            if process is None or process.process.poll() is not None:
+            if process is not None and process.process.poll() is not None:
                 _close(process)
                 process = None
-                process = RenderProcess()
+            process = process or RenderProcess()
             text, error = json.loads(process.ask(line))
+            kept = process
         except TimeoutError as late:
-            _close(process)
-            process = None
             raise TemplateError(f"it was not done after {TIMEOUT_S:g} s") from late
         except OSError as gone:
-            _close(process)
-            process = None
             raise RenderProcessEnded("the process that renders it has ended") from gone
         finally:
-            self._idle.put(process)
+            # Whatever happened, one whose answer was not read is not asked again: it would give it to somebody else.
+            if kept is None:
+                _close(process)
+            self._idle.put(kept)
         if error is not None:
             raise TemplateError(error)
         return str(text)

@@ -105,3 +105,19 @@ def test_a_process_that_nobody_waits_for_ends_itself(monkeypatch: pytest.MonkeyP
     process.socket.sendall(b'["{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", {}]\n')
     assert process.process.wait(20) == -signal.SIGALRM
     process.close()
+
+
+def test_an_answer_that_nobody_took_is_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key was pressed while somebody waited: the process has the answer still to give."""
+    pool = renderer.Renderer()
+    assert pool.render("{{ word }}", {"word": "first"}) == "first"
+
+    def interrupted(process: renderer.RenderProcess, line: bytes) -> bytes:
+        process.socket.sendall(line)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(renderer.RenderProcess, "ask", interrupted)
+        pool.render("{{ word }}", {"word": "of somebody"})
+    assert pool.render("{{ word }}", {"word": "of somebody else"}) == "of somebody else"
+    pool.close()
