@@ -148,14 +148,25 @@ def _top_k(name: str, value: Any) -> int:
     return count or -1
 
 
+def _is_text(value: Any, most_chars: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= most_chars
+
+
+def _texts(least: int, most: int, most_chars: int, allowed: str) -> Callable[[str, Any], tuple[str, ...]]:
+    def check(name: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not least <= len(value) <= most:
+            raise _refuse(name, allowed, value)
+        if not all(_is_text(text, most_chars) for text in value):
+            raise _refuse(name, allowed, value)
+        return tuple(value)
+
+    return check
+
+
 def _stops(name: str, value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value
     allowed = f"a string or a list of at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"
-    if not isinstance(stops, list | tuple) or len(stops) > MAX_STOPS:
-        raise _refuse(name, allowed, value)
-    if not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
-        raise _refuse(name, allowed, value)
-    return tuple(stops)
+    stops = [value] if isinstance(value, str) and _is_text(value, MAX_STOP_CHARS) else value
+    return _texts(0, MAX_STOPS, MAX_STOP_CHARS, allowed)(name, stops)
 
 
 def _stop_patterns(name: str, value: Any) -> tuple[str, ...]:
@@ -164,7 +175,7 @@ def _stop_patterns(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(sources, list | tuple) or len(sources) > MAX_STOPS:
         raise _refuse(name, allowed, value)
     for source in sources:
-        if not isinstance(source, str) or not 0 < len(source) <= MAX_STOP_REGEX_CHARS:
+        if not _is_text(source, MAX_STOP_REGEX_CHARS):
             raise _refuse(name, allowed, value)
         try:
             compiled(source)
@@ -186,15 +197,6 @@ def _allowed(name: str, value: Any) -> tuple[int, ...]:
         raise _refuse(name, allowed, value)
     token = _integer(0, INT32_MAX, allowed)
     return tuple(token(name, one) for one in value)
-
-
-def _bad_words(name: str, value: Any) -> tuple[str, ...]:
-    allowed = f"a list of at most {MAX_BAD_WORDS} texts of 1 to {MAX_BAD_WORD_CHARS} characters"
-    if not isinstance(value, list | tuple) or len(value) > MAX_BAD_WORDS:
-        raise _refuse(name, allowed, value)
-    if not all(isinstance(word, str) and 0 < len(word) <= MAX_BAD_WORD_CHARS for word in value):
-        raise _refuse(name, allowed, value)
-    return tuple(value)
 
 
 def _logit_bias(name: str, value: Any) -> dict[int, float]:
@@ -230,15 +232,6 @@ def _json_constraint(name: str, value: Any) -> str:
     return _constraint(name, text)
 
 
-def _choice(name: str, value: Any) -> tuple[str, ...]:
-    allowed = f"a list of 1 to {MAX_CHOICES:,} texts of at most {MAX_STOP_CHARS:,} characters"
-    if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CHOICES:
-        raise _refuse(name, allowed, value)
-    if not all(isinstance(option, str) and 0 < len(option) <= MAX_STOP_CHARS for option in value):
-        raise _refuse(name, allowed, value)
-    return tuple(value)
-
-
 def _constraint_after(name: str, value: Any) -> str | tuple[int, ...]:
     return value if isinstance(value, str) and len(value) <= MAX_STOP_CHARS else _token_ids(name, value)
 
@@ -260,7 +253,12 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "stop_regex": _stop_patterns,
     "stop_token_ids": _token_ids,
     "allowed_token_ids": _allowed,
-    "bad_words": _bad_words,
+    "bad_words": _texts(
+        0,
+        MAX_BAD_WORDS,
+        MAX_BAD_WORD_CHARS,
+        f"a list of at most {MAX_BAD_WORDS} texts of 1 to {MAX_BAD_WORD_CHARS} characters",
+    ),
     "ignore_eos": _boolean,
     "no_stop_trim": _boolean,
     "skip_special_tokens": _boolean,
@@ -269,7 +267,12 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "regex": _constraint,
     "ebnf": _constraint,
     "structural_tag": _json_constraint,
-    "choice": _choice,
+    "choice": _texts(
+        1,
+        MAX_CHOICES,
+        MAX_STOP_CHARS,
+        f"a list of 1 to {MAX_CHOICES:,} texts of at most {MAX_STOP_CHARS:,} characters",
+    ),
     "constraint_after": _constraint_after,
 }
 """Field of `SamplingParams` -> its check."""

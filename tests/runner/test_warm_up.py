@@ -50,7 +50,6 @@ def runner(tmp_path: Path) -> Iterator[ModelRunner]:
     made = ModelRunner(replace(plan, options={**plan.options, "random_seed": 1}), Capturing())
     made.load(StartReport())
     yield made
-    torch.set_flush_denormal(False)  # the platform set it in this thread
 
 
 def test_every_usual_size_is_captured_once(runner: ModelRunner) -> None:

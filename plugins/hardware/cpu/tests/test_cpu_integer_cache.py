@@ -42,7 +42,6 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(transformers.MistralConfig(**SHAPE, sliding_window=request.param), folder, std=0.1)
     yield lambda **options: open_engine(folder, **options)
-    torch.set_flush_denormal(False)
 
 
 def open_engine(folder: Path, **options: Any) -> Engine:

@@ -25,7 +25,6 @@ def threads_restored() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("threads", [1, None])

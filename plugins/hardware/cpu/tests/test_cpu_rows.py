@@ -186,4 +186,3 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch(
             meta, other = alone["meta_info"], together[i]["meta_info"]
             assert meta["output_token_logprobs"] == other["output_token_logprobs"]
             assert alone["output_ids"] == together[i]["output_ids"]
-    torch.set_flush_denormal(False)
