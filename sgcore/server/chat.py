@@ -147,4 +147,4 @@ async def chat_completions(request: Request) -> Response:
     if body.stream:
         return EventStream(_events(replies))
     (generations,) = await or_disconnect(request, service.complete([replies.prompt]))
-    return json_response(await replies.completion(generations))
+    return await service.reply(generations, lambda: json_response(replies.completion(generations)))

@@ -205,6 +205,14 @@ class Replies:
             choice.prompt_token_ids = generation.prompt_ids if is_first else UNSET
         return choice
 
+    def completion(self, finished: list[list[Generation]]) -> Completion:
+        """The whole answer: of each prompt's samples those that are asked for."""
+        for position, samples in enumerate(finished):
+            chosen = best(samples, self.samples)
+            self.head.choices.extend(self.whole(position, generation) for generation in chosen)
+        self.head.usage = usage_of(generation for samples in finished for generation in samples)
+        return self.head
+
     def block(self, choices: list[CompletionChoice], usage: Usage | None) -> bytes:
         """One chunk as an event."""
         head = self.head
@@ -244,9 +252,7 @@ async def completions(request: Request) -> Response:
     if body.stream:
         return EventStream(_events(replies))
     finished = await or_disconnect(request, service.complete(replies.prompts))
-    completion = replies.head
-    for position, samples in enumerate(finished):
-        chosen = best(samples, replies.samples)
-        completion.choices.extend(replies.whole(position, generation) for generation in chosen)
-    completion.usage = usage_of(generation for samples in finished for generation in samples)
-    return json_response(completion)
+    return await service.reply(
+        (generation for samples in finished for generation in samples),
+        lambda: json_response(replies.completion(finished)),
+    )

@@ -48,7 +48,7 @@ class GenerateRequest(Unsupported, kw_only=True, forbid_unknown_fields=True):
 
 
 class GenerateReply(msgspec.Struct):
-    """One sequence. Streams send it again and again, `text` cumulative."""
+    """One sequence. Streams send it again and again, `text` cumulative; a very large one when a sixteenth is new."""
 
     text: str
     output_ids: list[int]
@@ -198,4 +198,4 @@ async def generate_prompts(request: Request, service: Service, body: GenerateReq
         replies = [_reply(service, body, prompt, generation) for prompt, generation in pairs]
         return json_response(replies[0] if _is_single(body) and len(replies) == 1 else replies)
 
-    return await service.off_loop(sum(volume(generation) for _, generation in pairs), respond)
+    return await service.reply((generation for _, generation in pairs), respond)

@@ -100,10 +100,10 @@ class Replies:
         ids = generation.output_ids if self.body.return_token_ids else UNSET
         return ChatChoice(generation.index, message, logprobs, reason, generation.matched, ids)
 
-    async def completion(self, generations: list[Generation]) -> ChatCompletion:
+    def completion(self, generations: list[Generation]) -> ChatCompletion:
         """The whole answer."""
         choices = [self.whole(generation) for generation in generations]
-        usage = await self.final_usage(generations)
+        usage = self.usage(generations)
         found = ChatCompletion(self.prompt.rid or "", self.created, self.model, choices, usage)
         first = generations[0]
         if self.body.prompt_logprobs is not None:
@@ -152,7 +152,7 @@ class Replies:
         return usage
 
     async def final_usage(self, generations: list[Generation]) -> Usage:
-        """The same; to find where long reasoning ended takes milliseconds."""
+        """The same, off the loop; to find where long reasoning ended takes milliseconds."""
         return await self.service.off_loop(sum(len(each.text) for each in generations), self.usage, generations)
 
     def _reasoning_tokens(self, generation: Generation) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+from starlette.responses import Response
 
 from sgcore.config import ServerOptions
 from sgcore.engine.frontend import Frontend
 from sgcore.engine.generation import Changes, Generation
 from sgcore.engine.messages import SamplingParams
+from sgcore.engine.pace import volume
 from sgcore.engine.prompt import Prompt
 from sgcore.errors import RequestError
 from sgcore.parsing.formats import Format
@@ -148,6 +150,10 @@ class Service:
         most = self.options.max_request_prompts
         if prompts > most:
             raise RequestError(f"{param}: {prompts} prompts are more than {most} (--max-request-prompts)", param=param)
+
+    async def reply(self, generations: Iterable[Generation], make: Callable[[], Response]) -> Response:
+        """`make()`, in a thread if there is much to write of the generations."""
+        return await self.off_loop(sum(len(each.text) + volume(each) for each in generations), make)
 
     async def off_loop(self, chars: int, call: Callable[..., T], *args: Any) -> T:
         """`call(*args)`, in a thread if `chars` of text make it slow."""

@@ -12,7 +12,10 @@ from starlette.testclient import TestClient
 from sgcore.config import ServerOptions
 from sgcore.server.app import create_app
 from sgcore.server.metrics import NAMES
+from sgcore.server.service import Service
 from tests.server.fake import BOS, FakeFrontend
+
+HELLO = [{"role": "user", "content": "hello"}]
 
 
 def generate(client: TestClient, **body: Any) -> Any:
@@ -213,3 +216,31 @@ def test_a_long_stream_of_logprobs_is_sent_in_growing_steps(client: TestClient, 
     lengths = [len(event["output_ids"]) for event in sent]
     assert lengths[:900] == list(range(1, 901)) and lengths[-1] == 3000 and len(lengths) < 1500
     assert len(sent[-1]["meta_info"]["output_top_logprobs"]) == 3000
+
+
+LARGE = {"max_new_tokens": 2500}
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/generate", {"text": "a", "return_logprob": True, "top_logprobs_num": 3, "sampling_params": LARGE}),
+        ("/v1/completions", {"prompt": "a", "logprobs": 3, "max_tokens": 2500}),
+        ("/v1/chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 3, "max_tokens": 2500}),
+    ],
+)
+def test_a_large_reply_is_written_off_the_loop(
+    client: TestClient, frontend: FakeFrontend, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    """Entries of log-probabilities count, not the text alone."""
+    frontend.limit = 2500
+    sizes = []
+    off_loop = Service.off_loop
+
+    async def noted(service: Service, chars: int, call: Any, *args: Any) -> Any:
+        sizes.append(chars)
+        return await off_loop(service, chars, call, *args)
+
+    monkeypatch.setattr(Service, "off_loop", noted)
+    assert client.post(path, json=body).status_code == 200
+    assert max(sizes) >= 10_000
